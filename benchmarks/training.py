@@ -126,7 +126,8 @@ def nightshift(home: Path, trees: int, engine: str = "local", *, is_first: bool 
     """Read the snapshot and fit a model; return the seconds."""
     from nightshift.lake.object_store import ObjectStore
     from nightshift.lake.snapshots import read_snapshot
-    from nightshift.training.model_fit import FitPaths, fit_model
+    from nightshift.training.model_fit import fit_model
+    from nightshift.training.recipe.members import FitPaths
 
     if is_first:
         shutil.rmtree(home / "binned_rows", ignore_errors=True)
@@ -137,12 +138,12 @@ def nightshift(home: Path, trees: int, engine: str = "local", *, is_first: bool 
     started = time.perf_counter()
     rows = read_snapshot(ObjectStore.open(load_settings()), key, sha256)
     n_train = rows.num_rows - rows.num_rows // VALIDATION_SHARE
-    checkpoint = home / f"checkpoint-{os.getpid()}.json"
+    checkpoints = home / f"checkpoints-{os.getpid()}"
     model = fit_model(
         spec,
         rows.slice(0, n_train),
         rows.slice(n_train),
-        FitPaths(checkpoint, home / "binned_rows"),
+        FitPaths(checkpoints, home / "binned_rows"),
     )
     seconds = time.perf_counter() - started
     assert len(model.text) > 1000

@@ -14,7 +14,7 @@ from nightshift.orchestration.defaults import N_TRIES, RETRY_DELAY
 from nightshift.settings import PROJECT_ROOT
 
 MODELS = ("arrival_delay_minutes", "flight_delayed")
-STAGES = ("score", "rescue", "monitor", "train")
+STAGES = ("score", "rescue", "monitor", "train", "shadow")
 RUNS = {"ingest": 16, "transform": 16, "rollback": 4, "rescue": 2}
 """Runs at the same time where it is more than one: what waits for upstream must keep no other
 night from starting.
@@ -62,7 +62,7 @@ def test_every_task_decides_owner_retries_time_limit_and_pool(
         assert task["owner"] in {"data-platform", "flight-operations"}
         assert task["retries"] >= 2
         assert task["timeout_seconds"] > 0
-        assert task["pool"] in {"warehouse", "scoring", "training", "rescue"}
+        assert task["pool"] in {"warehouse", "scoring", "training", "rescue", "shadow"}
         assert task["policy"] == "StageRetryPolicy"
 
 
@@ -87,6 +87,7 @@ def test_assets_chain_the_dags(parsed: dict[str, Any]) -> None:
         **{f"rescue__{model}": [f"predictions/{model}"] for model in MODELS},
         **{f"monitor__{model}": [f"retrain/{model}"] for model in MODELS},
         **{f"train__{model}": [f"model/{model}"] for model in MODELS},
+        **{f"shadow__{model}": [f"model/{model}"] for model in MODELS},
         "rollback": [],
     }
 
@@ -126,6 +127,24 @@ def test_all_tries_of_a_rescue_end_before_the_deadline(parsed: dict[str, Any], m
     rescue = parsed["dags"][f"rescue__{model}"]["tasks"]["rescue"]
     longest = N_TRIES * rescue["timeout_seconds"] + (N_TRIES - 1) * RETRY_DELAY.total_seconds()
     assert minutes * 60 / 2 + longest <= minutes * 60
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_nothing_else_waits_for_the_shadow_and_it_takes_no_slot_of_anything_else(
+    parsed: dict[str, Any], model: str
+) -> None:
+    shadow = parsed["dags"][f"shadow__{model}"]
+    assert {task["pool"] for task in shadow["tasks"].values()} == {"shadow"}
+    # Tonight's scores and the record of matured nights fail on their own, each as a red run.
+    assert shadow["tasks"]["score_shadows"]["downstream"] == []
+    assert shadow["tasks"]["record_nights"]["downstream"] == ["decide"]
+    others = {
+        task["pool"]
+        for dag_id, dag in parsed["dags"].items()
+        for task in dag["tasks"].values()
+        if not dag_id.startswith("shadow__")
+    }
+    assert "shadow" not in others
 
 
 def test_scoring_publishes_after_all_shards(parsed: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from nightshift.backtest.worker_processes import worker_processes
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
+from nightshift.models.linear_member import LinearMember
 from nightshift.models.signature import Signature
 from nightshift.models.trained_model import TrainedModel
 from nightshift.training.holdout import fit_and_evaluate, with_reference
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.models.predictions import Predictions
+    from nightshift.training.holdout import Training
     from nightshift.training.splits import Split
 
 _PLAIN_FIELDS = ("text", "model", "calibration", "threshold", "metrics", "training")
+_PARTS = ("served", "evaluated")
 _LOADED_MODELS = 8
 
 
@@ -43,11 +46,13 @@ class NightlyModel:
     """The model of one day.
 
     Attributes:
-        model: The trained model, without a reference profile.
+        model: The model that serves, without a reference profile.
+        evaluated: The model that the gate judges; without a refit the same.
         processor_seconds: Of its training.
     """
 
     model: TrainedModel
+    evaluated: TrainedModel
     processor_seconds: float
 
 
@@ -65,7 +70,7 @@ class NightlyModels:
     spec: ModelSpec
     rows: pa.Table
     folder: Path
-    _predictions: dict[tuple[dt.date, dt.date], Predictions] = field(default_factory=dict)
+    _predictions: dict[tuple[dt.date, dt.date, bool], Predictions] = field(default_factory=dict)
 
     def missing(self, days: Sequence[dt.date]) -> list[dt.date]:
         """Return the days whose model is not trained yet."""
@@ -94,7 +99,11 @@ class NightlyModels:
 
     def with_profile(self, day: dt.date) -> TrainedModel:
         """Return the model of a day with its reference profile, which few of the models need."""
-        return with_reference(self.of(day).model, self.window(day), self.split(day))
+        nightly = self.of(day)
+        holdout = rows_of(self.rows, self.split(day).holdout)
+        # The served model saw these days, so the evaluated one's scores describe unseen rows.
+        score = nightly.evaluated.predictions(holdout).score
+        return with_reference(nightly.model, self.window(day), score)
 
     def split(self, day: dt.date) -> Split:
         """Return how the training window of a day is split."""
@@ -108,12 +117,15 @@ class NightlyModels:
         """Return the labelled rows of a day."""
         return rows_between(self.rows, day, day)
 
-    def predictions(self, trained_on: dt.date, day: dt.date) -> Predictions:
+    def predictions(
+        self, trained_on: dt.date, day: dt.date, *, is_evaluated: bool = False
+    ) -> Predictions:
         """Return the predictions of one day's model for the labelled rows of another day."""
         # Policies share models and days: each pair is scored once.
-        key = (trained_on, day)
+        key = (trained_on, day, is_evaluated)
         if key not in self._predictions:
-            model = self.of(trained_on).model
+            nightly = self.of(trained_on)
+            model = nightly.evaluated if is_evaluated else nightly.model
             self._predictions[key] = model.predictions(self.rows_on(day))
         return self._predictions[key]
 
@@ -138,7 +150,7 @@ class SharedModels:
         return NightlyModels(spec, _mapped(self.rows), self.folder)
 
 
-def train_as_of(spec: ModelSpec, rows: pa.Table, day: dt.date) -> TrainedModel:
+def train_as_of(spec: ModelSpec, rows: pa.Table, day: dt.date) -> Training:
     """Train as the run of that day would: its window, its split, its hold-out metrics.
 
     Slices, folds and the monitor's profile are left out.
@@ -146,8 +158,7 @@ def train_as_of(spec: ModelSpec, rows: pa.Table, day: dt.date) -> TrainedModel:
     window = mature_window(spec, Partition(day))
     split = split_window(window, spec.training)
     training_rows = rows_of(rows, window)
-    model, *_ = fit_and_evaluate(without_slices(spec), training_rows, split, str(day))
-    return model
+    return fit_and_evaluate(without_slices(spec), training_rows, split, str(day))
 
 
 def without_slices(spec: ModelSpec) -> ModelSpec:
@@ -159,21 +170,39 @@ def without_slices(spec: ModelSpec) -> ModelSpec:
 def _train_into_file(shared: SharedModels, day: dt.date) -> dt.date:
     models = shared.open()
     started = time.process_time()
-    model = train_as_of(models.spec, models.rows, day)
-    seconds = time.process_time() - started
-    document = {name: getattr(model, name) for name in _PLAIN_FIELDS}
-    document |= {
-        "task": model.task.value,
-        "signature": model.signature.as_json(),
-        "decile_edges": list(model.decile_edges),
-        "processor_seconds": seconds,
-    }
+    training = train_as_of(models.spec, models.rows, day)
+    document: dict[str, Any] = {"processor_seconds": time.process_time() - started}
+    evaluated = training.evaluated or training.served
+    for part, model in zip(_PARTS, (training.served, evaluated), strict=True):
+        document[part] = _as_json(model)
     path = _file(models.folder, day)
     # Renamed when complete: a kill leaves no half of a model.
     draft = path.with_suffix(f".{os.getpid()}")
     draft.write_text(json.dumps(document), encoding="utf-8")
     draft.replace(path)
     return day
+
+
+def _as_json(model: TrainedModel) -> dict[str, Any]:
+    document = {name: getattr(model, name) for name in _PLAIN_FIELDS}
+    return document | {
+        "task": model.task.value,
+        "signature": model.signature.as_json(),
+        "decile_edges": list(model.decile_edges),
+        "linear": None if model.linear is None else model.linear.model_dump(),
+    }
+
+
+def _from_json(document: dict[str, Any]) -> TrainedModel:
+    linear = document["linear"]
+    return TrainedModel(
+        **{name: document[name] for name in _PLAIN_FIELDS},
+        reference={},
+        task=Task(document["task"]),
+        signature=Signature.from_json(document["signature"]),
+        decile_edges=tuple(document["decile_edges"]),
+        linear=None if linear is None else LinearMember.model_validate(linear),
+    )
 
 
 def _file(folder: Path, day: dt.date) -> Path:
@@ -183,14 +212,8 @@ def _file(folder: Path, day: dt.date) -> Path:
 @lru_cache(_LOADED_MODELS)
 def _load(path: Path) -> NightlyModel:
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    model = TrainedModel(
-        **{name: document[name] for name in _PLAIN_FIELDS},
-        reference={},
-        task=Task(document["task"]),
-        signature=Signature.from_json(document["signature"]),
-        decile_edges=tuple(document["decile_edges"]),
-    )
-    return NightlyModel(model, document["processor_seconds"])
+    served, evaluated = (_from_json(document[part]) for part in _PARTS)
+    return NightlyModel(served, evaluated, document["processor_seconds"])
 
 
 def _write_rows(rows: pa.Table, folder: Path) -> Path:

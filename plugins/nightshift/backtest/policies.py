@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.training_spec import Weekday
+from nightshift.registry.promotion_gate import SERVING_VERDICTS
 
 if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange
@@ -31,8 +32,8 @@ class Policy:
 
     Attributes:
         schedule: When it trains.
-        is_gated: Whether a retrained model must pass the evidence gate; else it serves from the
-            next partition on.
+        is_gated: Whether a retrained model scores in the shadow until the promotion gate lets it
+            serve; else it serves from the next partition on.
     """
 
     schedule: Schedule
@@ -63,6 +64,7 @@ class PolicyRun:
         served: By partition, the model that served it.
         trained: Partitions that trained, after the first model.
         promoted: Those of them whose model came to serve.
+        proved: Partitions on which a stream was proved better: its test begins anew after them.
         triggered: Partitions whose monitor requested a training; only a triggered policy has any.
     """
 
@@ -70,13 +72,14 @@ class PolicyRun:
     served: dict[dt.date, dt.date] = field(default_factory=dict)
     trained: list[dt.date] = field(default_factory=list)
     promoted: list[dt.date] = field(default_factory=list)
+    proved: list[dt.date] = field(default_factory=list)
     triggered: list[dt.date] = field(default_factory=list)
 
 
 Trigger = Callable[[dt.date, PolicyRun], bool]
 """Whether the monitor of a partition, given the run so far, requests a training."""
-Gate = Callable[[dt.date, dt.date], bool]
-"""Whether the model of a day, the first argument, may replace that of another day."""
+Gate = Callable[[dt.date, dt.date, PolicyRun], str]
+"""The verdict of a partition, the first argument, about the model of a day, by the run so far."""
 
 
 def run_policy(
@@ -89,19 +92,26 @@ def run_policy(
         partitions: The scored ones; the day before the first trains the first model.
         weekday: When a weekly policy trains.
         trigger: Called for every partition of a triggered policy.
-        gate: Called after every training of a gated policy.
+        gate: Called for every partition of a gated policy that has a model newer than the champion.
     """
     run = PolicyRun(policy)
     champion = partitions.first.shift(-1).day
     for day in partitions.days:
         # Scored before anything trains: a model serves from the next partition on.
         run.served[day] = champion
-        if not _trains(run, day, weekday, trigger):
+        if _trains(run, day, weekday, trigger):
+            run.trained.append(day)
+        # The newest model that is later than the champion scores in its shadow.
+        newest = run.trained[-1] if run.trained else champion
+        if newest <= champion:
             continue
-        run.trained.append(day)
-        if not policy.is_gated or gate(day, champion):
-            run.promoted.append(day)
-            champion = day
+        verdict = gate(day, newest, run) if policy.is_gated else "refreshed"
+        # Only a proof restarts the test of the stream.
+        if verdict == "promoted":
+            run.proved.append(day)
+        if verdict in SERVING_VERDICTS:
+            run.promoted.append(newest)
+            champion = newest
     return run
 
 

@@ -16,7 +16,7 @@ from nightshift.backtest.nightly_models import NightlyModels, SharedModels
 from nightshift.backtest.policies import POLICIES, Policy, PolicyRun, Schedule, run_policy
 from nightshift.backtest.policy_results import PolicyResult, PolicyScoring, estimated_metrics
 from nightshift.backtest.progress_log import ProgressLog, RemainingWork
-from nightshift.backtest.promotion_replay import passes_gate
+from nightshift.backtest.promotion_replay import PromotionReplay
 from nightshift.backtest.walk_forward import shown_metrics
 from nightshift.backtest.worker_processes import worker_processes
 from nightshift.contracts.run import code_version
@@ -74,7 +74,8 @@ def plan_work(
     """Return the work of a backtest by type, without the rare gates of triggered policies."""
     days = training_days(partitions)
     n = len(partitions)
-    n_gates = {Schedule.NIGHTLY: n, Schedule.WEEKLY: n // 7}
+    # Streams are looked at every night on which a newer model than the champion exists.
+    n_gates = {Schedule.NIGHTLY: n, Schedule.WEEKLY: n}
     gated = [policy.schedule for policy in POLICIES if policy.is_gated]
     n_triggered = sum(policy.schedule is Schedule.TRIGGERED for policy in POLICIES)
     units_per_model = {
@@ -193,16 +194,17 @@ def _run_in_process(
     application = f"nightshift backtest {name}"[:_LONGEST_APPLICATION_NAME]
     with connect(settings, application) as conn:
         monitor = MonitorReplay(settings, conn, models)
+        promotion = PromotionReplay(settings, models, partitions.first.day)
 
         def trigger(day: dt.date, run: PolicyRun) -> bool:
             has_triggered = monitor.has_triggered(day, run)
             notify(("monitoring", f"{name} under {policy} was monitored on {day}"))
             return has_triggered
 
-        def gate(challenger: dt.date, champion: dt.date) -> bool:
-            has_passed = passes_gate(settings, models, challenger, champion)
-            notify(("gate", f"{name} under {policy} was gated on {challenger}"))
-            return has_passed
+        def gate(night: dt.date, challenger: dt.date, run: PolicyRun) -> str:
+            verdict = promotion.verdict(night, challenger, run)
+            notify(("gate", f"{name} under {policy} was gated on {night}"))
+            return verdict
 
         return run_policy(policy, partitions, models.spec.training.weekday, trigger, gate)
 

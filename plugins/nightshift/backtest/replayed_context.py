@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from nightshift.backtest.nightly_models import without_slices
-from nightshift.backtest.promotion_replay import version_of
+from nightshift.backtest.replayed_version import version_of
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.monitoring.champion import Champion
 from nightshift.monitoring.columns.column_drift import SCORE

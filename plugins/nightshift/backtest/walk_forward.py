@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.backtest.comparison import Comparison
+from nightshift.backtest.nightly_models import without_slices
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.predictions import Predictions, joined
 from nightshift.training.evaluation import rule_predictions
-from nightshift.training.model_fit import fit_model
+from nightshift.training.holdout import fit_and_evaluate
 from nightshift.training.splits import rows_between, rows_of, split_window
 from nightshift.training.training_set import build_training_set, mature_window, read_rows
 
@@ -122,9 +123,9 @@ def _train_and_predict(
     """Train as the run of a partition would, and predict the current rows."""
     window = mature_window(spec, trained_on)
     split = split_window(window, spec.training)
-    train, validation = rows_of(rows, split.train), rows_of(rows, split.validation)
-    model = fit_model(spec, train, validation)
-    return model.predictions(current)
+    # The model that serves, not the evaluated one: its last days are the newest mature ones.
+    training = fit_and_evaluate(without_slices(spec), rows_of(rows, window), split, "")
+    return training.served.predictions(current)
 
 
 def _measure_months(

@@ -189,6 +189,21 @@ class ModelSpec(NamedDocument):
         return self
 
     @model_validator(mode="after")
+    def _recipe_fits_features(self) -> ModelSpec:
+        training = self.training
+        unknown = sorted(training.recipe.directions.keys() - set(self.features.numeric))
+        if unknown:
+            raise ValueError(
+                "training.recipe.increasing and decreasing name numeric features;"
+                f" {', '.join(unknown)} is none"
+            )
+        if training.weight_column in {*self.features.names, self.label.column}:
+            raise ValueError(
+                f"training.weight_column {training.weight_column!r} is neither feature nor label"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rule_gives_a_probability(self) -> ModelSpec:
         default = self.scoring.fallback.default
         if self.task is Task.BINARY and not 0 <= default <= 1:
@@ -250,6 +265,11 @@ class ModelSpec(NamedDocument):
     def predictions_dataset(self) -> str:
         """Return the ledger's name of the predictions."""
         return f"predictions/{self.name}"
+
+    @property
+    def shadow_dataset(self) -> str:
+        """Return the ledger's name of the challengers' shadow scores."""
+        return f"shadow/{self.name}"
 
     @property
     def features_dataset(self) -> str:

@@ -55,27 +55,34 @@ class Promotion(Frozen):
         confidence: Of every one-sided bound; intervals have it on either side.
         non_inferiority_margin: How much worse than the champion the gain's lower bound may be, in
             the metric's unit; None takes a tenth of what the champion gains on the prior.
-        superiority_probability: How probable it must be that the challenger is better than the
-            champion.
-        stale_after_days: A champion trained so many days before the challenger is replaced by one
-            that is not inferior and not worse by point estimate; None demands superiority for ever.
+        superiority_probability: Confidence of the proof that the challengers' stream is better than
+            what served, on all nights together: proved from an e-value of ``1 / (1 - probability)``
+            on.
+        shadow_versions: Versions that score every night in the shadow, each as a stream of its own;
+            the newest sound challenger always does.
+        stale_after_days: A champion trained so many days before the decision is refreshed by a
+            challenger that is not inferior and not worse by point estimate; None demands a proof
+            for ever.
+        minimum_stream_days: Matured nights of the champion's stream from which calibration, slices,
+            fairness, churn and non-inferiority stand on the stream instead of the hold-out.
         minimum_gain_over_baseline: How much better than each baseline it must be at least, in the
-            metric's unit: than prior and rule by point estimate; than a linear model and a small
-            tree it must not be proved to gain less. So one that is proved worse than its linear
-            baseline is refused by default. A negative number declares how much worse than a linear
-            model or a small tree is accepted.
+            metric's unit. A first champion must be so much better than prior and rule by point
+            estimate. Otherwise it must not be proved to gain less. So one that is proved worse than
+            its linear baseline is refused by default. A negative number declares how much worse
+            than a baseline is accepted.
         minimum_evidence_days: Days that the comparison stands on at least.
         minimum_evidence_rows: The same in rows.
         maximum_gap_days: Days in a row without a row that the training window may have.
         slices: Declared slices; refused when significantly worse than the champion (without one:
-            than the rule), and by more than ``slice_margin``.
+            than the rule), and by more than ``slice_margin``. On a stream, a slice is also refused
+            whose scores are unrelated to the champion's.
         slice_margin: Allowed loss of the primary metric within a slice, in the metric's unit; None
             takes a quarter of what the champion (without one: the challenger) gains on the prior.
         maximum_calibration_error: A challenger above it is refused; None leaves the comparison with
             the champion.
         calibration_margin: Refused is a calibration error proved to exceed the champion's (without
-            one: the rule's) by more, in the label's unit; None takes a twentieth of the label's
-            standard deviation.
+            one: the rule's) by more, in the label's unit; on a stream the measured excess counts.
+            None takes a twentieth of the label's standard deviation.
         minimum_calibration_slope: Refused is a slope of the outcome on the prediction proved to be
             lower; below 1 is over-confident.
         maximum_calibration_slope: The same for a higher one.
@@ -94,7 +101,9 @@ class Promotion(Frozen):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     non_inferiority_margin: Margin | None = None
     superiority_probability: float = Field(default=0.95, gt=0.5, lt=1)
+    shadow_versions: tuple[PositiveInt, ...] = ()
     stale_after_days: PositiveInt | None = 28
+    minimum_stream_days: int = Field(default=28, ge=14)
     # Finite: with minus infinity no baseline would have to be beaten.
     minimum_gain_over_baseline: float = Field(default=0.0, allow_inf_nan=False)
     minimum_evidence_days: int = Field(default=5, ge=2)

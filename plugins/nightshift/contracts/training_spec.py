@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from nightshift.contracts.yaml_document import Frozen, PositiveInt
+from nightshift.contracts.yaml_document import Frozen, PositiveInt, Ratio
 
-Calibration = Literal["platt", "isotonic", "none"]
+Calibration = Literal["platt", "isotonic", "none", "auto"]
 
 # LightGBM parameters, all aliases included, that the trainer sets: same training set and spec must
 # give the same trees.
@@ -33,6 +33,10 @@ TRAINER_PARAMS = frozenset({
 # fmt: on
 
 
+_WIDE = 10
+"""Ratio from which a range is searched by its logarithm."""
+
+
 class Weekday(StrEnum):
     """Day of the week of a partition."""
 
@@ -45,6 +49,154 @@ class Weekday(StrEnum):
     SUNDAY = "sunday"
 
 
+class Linear(Frozen):
+    """The linear member alongside the trees: a ridge regression on standardised columns.
+
+    Attributes:
+        penalty: Of a weight per standard deviation, for a column with a value of its own in each
+            row; columns that many rows of a day share are penalised as many times as strongly.
+        shares: Shares of the score that it may get; the out-of-fold days choose. 0 alone leaves it
+            out.
+    """
+
+    penalty: float = Field(default=3.0, gt=0)
+    shares: tuple[Ratio, ...] = (0.0, 0.25, 0.5)
+
+    @field_validator("shares")
+    @classmethod
+    def _names_a_share(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if not shares:
+            raise ValueError("at least one share")
+        return shares
+
+
+class Level(Frozen):
+    """The level of all predictions, moved by the newest mature days that no member was fitted on.
+
+    Attributes:
+        days: Newest out-of-fold days that the level is estimated on; 0 leaves it alone.
+        prior_days: Days that speak for no change: the estimate is multiplied by
+            ``days / (days + prior_days)``.
+    """
+
+    days: int = Field(default=14, ge=0)
+    prior_days: PositiveInt = 14
+
+
+class Costs(Frozen):
+    """What wrong calls cost; the threshold of a calibrated probability follows from them.
+
+    Attributes:
+        false_alarm: Of a row that is called positive and is not.
+        miss: Of a positive row that is not called so, in the same unit.
+    """
+
+    false_alarm: float = Field(gt=0)
+    miss: float = Field(gt=0)
+
+    @property
+    def threshold(self) -> float:
+        """Return the probability at which both calls cost the same on average."""
+        return self.false_alarm / (self.false_alarm + self.miss)
+
+
+class Recipe(Frozen):
+    """What a model is made of: trees of several seeds and a linear member.
+
+    Attributes:
+        folds: Rolling blocks that the validation days are divided into; each is predicted by
+            members that were fitted on the days before it. They choose the number of rounds, the
+            linear member's share, the calibration and the level.
+        seeds: Fits of the trees whose scores are averaged.
+        linear: The linear member.
+        level: The level of all predictions.
+        half_life_days: A row so many days older than the newest one counts half; None weighs all
+            days alike.
+        increasing: Numeric features that may only raise the score.
+        decreasing: Numeric features that may only lower it.
+        costs: Binary only: what wrong calls cost. Without them the threshold has the best F1 score.
+        refit: Fit what serves on all mature days, the hold-out included. The hold-out is then
+            measured on a model of the same recipe that was fitted on the days before it.
+    """
+
+    folds: PositiveInt = 2
+    seeds: int = Field(default=1, ge=1, le=20)
+    linear: Linear = Field(default_factory=Linear)
+    level: Level = Field(default_factory=Level)
+    half_life_days: PositiveInt | None = None
+    increasing: tuple[str, ...] = ()
+    decreasing: tuple[str, ...] = ()
+    costs: Costs | None = None
+    refit: bool = True
+
+    @property
+    def directions(self) -> dict[str, int]:
+        """Return 1 or -1 for each feature that may only raise or only lower the score."""
+        rising = dict.fromkeys(self.increasing, 1)
+        return rising | dict.fromkeys(self.decreasing, -1)
+
+    @model_validator(mode="after")
+    def _has_one_direction(self) -> Recipe:
+        both = sorted(set(self.increasing) & set(self.decreasing))
+        if both:
+            raise ValueError(f"features of one direction; both have {', '.join(both)}")
+        return self
+
+
+class SearchRange(Frozen):
+    """From where to where a parameter is searched.
+
+    Attributes:
+        low: The smallest value.
+        high: The largest value.
+    """
+
+    low: int | float
+    high: int | float
+
+    @model_validator(mode="after")
+    def _rises(self) -> SearchRange:
+        if self.low >= self.high:
+            raise ValueError("low < high")
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether both ends are whole numbers: then so are the values."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
+    def is_wide(self) -> bool:
+        """Return whether it spans an order of magnitude."""
+        return self.low > 0 and self.high >= _WIDE * self.low
+
+
+class Search(Frozen):
+    """A search of parameters before each training, on the days before the validation days.
+
+    Attributes:
+        trials: Budget: sets of parameters that are tried. Ten of two folds cost about as much as
+            five trainings.
+        folds: Rolling blocks that each trial is measured on.
+        parameters: Ranges by name of LightGBM's parameter; the declared ``params`` are the first
+            trial if they lie within.
+    """
+
+    trials: int = Field(default=10, ge=1, le=200)
+    folds: PositiveInt = 2
+    parameters: dict[str, SearchRange]
+
+    @field_validator("parameters")
+    @classmethod
+    def _parameters_are_free(cls, parameters: dict[str, SearchRange]) -> dict[str, SearchRange]:
+        taken = sorted(TRAINER_PARAMS & parameters.keys())
+        if taken or not parameters:
+            raise ValueError(
+                f"parameters that the trainer does not set itself; not {', '.join(taken) or 'none'}"
+            )
+        return parameters
+
+
 class Training(Frozen):
     """How a challenger is made.
 
@@ -53,10 +205,15 @@ class Training(Frozen):
             requests it).
         weekday: The operating day after which a weekly training runs.
         window_days: Operating days of labelled rows, the hold-out included.
-        minimum_days: Fewer labelled days refuse to train.
+        minimum_days: Labelled days from which all members of the recipe are fitted; fewer refuse to
+            train, unless ``cold_start_days`` allows it.
+        cold_start_days: Labelled days from which the linear member alone is fitted, on as few
+            validation days as a third of those before the hold-out; None waits for
+            ``minimum_days``.
         gap_days: Days left out between training, validation and hold-out, so that no window
             straddles.
-        validation_days: Days for early stopping and calibration.
+        validation_days: Days that choose rounds, shares, calibration and level, each predicted by
+            members that were fitted before it.
         holdout_days: Later days that no fit has seen; the evaluation stands on them.
         maximum_rows: A larger window is sampled to about so many rows, by a hash of the entity's
             key: it bounds the memory.
@@ -65,10 +222,15 @@ class Training(Frozen):
         num_boost_round: Upper limit of trees.
         early_stopping_rounds: Rounds without a better validation loss.
         objective: Regression only: the loss; None takes the task's own.
-        calibration: Binary only: how scores become probabilities, fitted on the validation days.
+        calibration: Binary only: how scores become probabilities, fitted on out-of-fold days;
+            ``auto`` takes the method with the lowest log loss on blocks that it was not fitted on.
         engine: ``local`` trains on the machine of the task; ``dask`` on the workers of a cluster
             (``NIGHTSHIFT_DASK_SCHEDULER``; without one, on workers that the task starts). The trees
             of ``dask`` differ from those of ``local``, but are of the same kind.
+        recipe: What a model is made of.
+        search: A search of parameters before each training; None switches it off.
+        weight_column: Column of the feature view with each row's weight in the fit, above 0; None
+            weighs all rows alike. It is no feature.
         params: LightGBM parameters; the trainer sets threads, seeds, determinism, objective and
             rounds, so they are refused here.
     """
@@ -77,6 +239,7 @@ class Training(Frozen):
     weekday: Weekday = Weekday.SUNDAY
     window_days: PositiveInt = 120
     minimum_days: PositiveInt = 40
+    cold_start_days: PositiveInt | None = None
     gap_days: int = Field(default=1, ge=0)
     validation_days: PositiveInt = 14
     holdout_days: PositiveInt = 14
@@ -90,6 +253,9 @@ class Training(Frozen):
     ) = None
     calibration: Calibration = "platt"
     engine: Literal["local", "dask"] = "local"
+    recipe: Recipe = Field(default_factory=Recipe)
+    search: Search | None = None
+    weight_column: str | None = None
     params: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
     @field_validator("params")
@@ -111,4 +277,47 @@ class Training(Frozen):
             raise ValueError("minimum_days > validation_days + holdout_days + 2 * gap_days")
         if self.window_days < self.minimum_days:
             raise ValueError("window_days >= minimum_days")
+        return self
+
+    @model_validator(mode="after")
+    def _cold_start_holds_splits(self) -> Training:
+        if self.cold_start_days is None:
+            return self
+        # At least one validation day, and two to fit on.
+        needed = self.holdout_days + 2 * self.gap_days + 3
+        if not needed <= self.cold_start_days < self.minimum_days:
+            raise ValueError(f"cold_start_days from {needed} to below minimum_days")
+        return self
+
+    @property
+    def first_days(self) -> int:
+        """Return the labelled days from which there is a model at all."""
+        return self.cold_start_days or self.minimum_days
+
+    def for_days(self, n_days: int) -> Training:
+        """Return how a window of so many days is trained: a short one by the linear member alone.
+
+        Trees need one more look at each day than a short history has; the line's penalties grow
+        with what is missing.
+        """
+        if n_days >= self.minimum_days or self.cold_start_days is None:
+            return self
+        n_before = n_days - self.holdout_days - 2 * self.gap_days
+        linear = self.recipe.linear.model_copy(update={"shares": (1.0,)})
+        recipe = self.recipe.model_copy(update={"linear": linear, "seeds": 1})
+        changes = {
+            "validation_days": min(self.validation_days, max(1, n_before // 3)),
+            "recipe": recipe,
+            # A text model has at least one tree; with no share it adds nothing.
+            "num_boost_round": 1,
+            "search": None,
+            "backtest_folds": 0,
+        }
+        return self.model_copy(update=changes)
+
+    @model_validator(mode="after")
+    def _dask_weighs_alike(self) -> Training:
+        is_weighted = self.weight_column or self.recipe.half_life_days
+        if self.engine == "dask" and is_weighted:
+            raise ValueError("engine: local, for a fit with weights")
         return self

@@ -68,9 +68,15 @@ def library_path() -> Path:
     return Path(spec.origin).parent / "lib" / "lib_lightgbm.so"
 
 
-def predict_raw(booster: lgb.Booster, matrix: Matrix) -> Vector:
-    """Return raw scores (log-odds, or the label's unit), shape (n,), of a matrix of ``encode``."""
-    return _predict(booster, matrix, raw_score=True)
+def predict_raw(booster: lgb.Booster, matrix: Matrix, n_rounds: int = -1) -> Vector:
+    """Return raw scores (log-odds, or the label's unit), shape (n,), of a matrix of ``encode``.
+
+    Args:
+        booster: The trees.
+        matrix: Shape (n, k).
+        n_rounds: Number of trees that count, from the first; -1 for all.
+    """
+    return _predict(booster, matrix, raw_score=True, num_iteration=n_rounds)
 
 
 def contributions(booster: lgb.Booster, matrix: Matrix) -> Matrix:
@@ -82,7 +88,16 @@ def contributions(booster: lgb.Booster, matrix: Matrix) -> Matrix:
     return _predict(booster, matrix, pred_contrib=True)
 
 
-def _predict(booster: lgb.Booster, matrix: Matrix, **output: bool) -> Matrix:
+def leaf_numbers(booster: lgb.Booster, matrix: Matrix) -> Matrix:
+    """Return the number of the leaf that each row reaches in each tree; shape (n, trees).
+
+    A tree counts the rows of a leaf when it is grown, so the same rows give the same counts.
+    """
+    leaves = _predict(booster, matrix, pred_leaf=True)
+    return leaves.reshape(matrix.shape[0], -1)
+
+
+def _predict(booster: lgb.Booster, matrix: Matrix, **output: bool | int) -> Matrix:
     import numpy as np
 
     # The number of threads changes no bit: LightGBM adds the trees of each row in one thread.

@@ -48,24 +48,32 @@ class Golden(BaseModel):
 
     Attributes:
         rows: Rows of the model's matrix; None is a missing value. Shape (n, k).
-        raw: Raw score of each row.
+        raw: Raw score of the trees for each row.
         contributions: What each feature adds to it, and the base value; shape (n, k + 1).
         probability: Calibrated probability of each row; None unless the model is binary, and for
             files of format 2.
+        linear: Raw score of the linear member; None for a model without one.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+    )
 
     rows: list[list[Finite | None]]
     raw: list[Finite]
     contributions: list[list[Finite]]
     probability: list[Probability] | None = None
+    linear: list[Finite] | None = None
 
     @model_validator(mode="after")
     def _has_one_shape(self) -> Self:
         answers: list[Sequence[object]] = [self.rows, self.raw, self.contributions]
         if self.probability is not None:
             answers.append(self.probability)
+        if self.linear is not None:
+            answers.append(self.linear)
         n_features = len(self.rows[0]) if self.rows else 0
         # A damaged file is refused here with a name: ragged lists make no matrix later.
         fits = (
@@ -79,7 +87,12 @@ class Golden(BaseModel):
 
     @classmethod
     def of(
-        cls, matrix: Matrix, raw: Vector, contributions: Matrix, probability: Vector | None
+        cls,
+        matrix: Matrix,
+        raw: Vector,
+        contributions: Matrix,
+        probability: Vector | None,
+        linear: Vector | None = None,
     ) -> Golden:
         """Freeze the answers of a model."""
         import numpy as np
@@ -93,6 +106,7 @@ class Golden(BaseModel):
             raw=raw.tolist(),
             contributions=contributions.tolist(),
             probability=None if probability is None else probability.tolist(),
+            linear=None if linear is None else linear.tolist(),
         )
 
     @property
@@ -103,7 +117,7 @@ class Golden(BaseModel):
         return np.array(self.rows, dtype=np.float64)
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain lists; without ``probability`` if there is none."""
+        """Return plain lists; without those that there are none of."""
         return self.model_dump(exclude_none=True)
 
     def compare(self, raw: Vector, contributions: Matrix) -> None:
@@ -142,6 +156,23 @@ class Golden(BaseModel):
                 "it explains scores differently from when it was stored",
                 "the frozen contributions",
                 "other contributions",
+            )
+
+    def compare_linear(self, linear: Vector) -> None:
+        """Refuse other scores of the linear member.
+
+        Raises:
+            GoldenError: One differs in any bit.
+        """
+        import numpy as np
+
+        expected = np.array(self.linear)
+        if linear.tobytes() != expected.tobytes():
+            first = int(np.argmax(linear != expected))
+            raise _different(
+                "its linear member scores differently from when it was stored",
+                f"{expected[first]!r}",
+                f"{linear[first]!r}",
             )
 
     def compare_probability(self, probability: Vector | None) -> None:
@@ -203,12 +234,18 @@ def _candidate_values(trees: list[Tree], signature: Signature) -> list[list[floa
     """Return for each column its finite thresholds or its level codes, in order; at least one."""
     thresholds: list[set[float]] = [set() for _ in signature.names]
     for tree in trees:
-        for feature, threshold in zip(tree.features, tree.thresholds, strict=True):
+        for feature, threshold in zip(
+            tree.features,
+            tree.thresholds,
+            strict=True,
+        ):
             if math.isfinite(threshold):
                 thresholds[feature].add(threshold)
     # A categorical node's threshold is the number of a set, so its codes replace it.
     for position, (_, levels) in zip(
-        signature.categorical_positions, signature.categorical, strict=True
+        signature.categorical_positions,
+        signature.categorical,
+        strict=True,
     ):
         thresholds[position] = {float(code) for code in range(len(levels))}
     return [sorted(values) or [0.0] for values in thresholds]

@@ -14,12 +14,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nightshift.models.golden import Finite, Golden, Probability
+from nightshift.models.linear_member import LinearMember
 from nightshift.models.model_format.tokens import refused
 
-FORMAT = 3
-"""3 has its own digest and golden probabilities. 2 has golden raw scores only; such versions still
-serve. Any other format is refused: train again.
+FORMAT = 4
+"""4 may have a linear member alongside the trees. 3 has its own digest and golden probabilities. 2
+has golden raw scores only. Older versions still serve. Any other format is refused: train again.
 """
+SEALED_FORMATS = (3, 4)
 SEAL = "document_sha256"
 _N_DECILES = 10
 _MAX_PARTS_NAMED = 5
@@ -102,7 +104,7 @@ class _Signature(_Strict):
 class ModelDocument(_Strict):
     """The content of ``model.json``."""
 
-    format: Literal[2, 3]
+    format: Literal[2, 3, 4]
     model: str
     task: Literal["binary", "regression", "multiclass", "ranking"]
     signature: _Signature
@@ -116,17 +118,20 @@ class ModelDocument(_Strict):
     reference: _Reference | Annotated[dict[str, Any], Field(max_length=0)]
     training: dict[str, Any]
     golden: Golden
+    linear: LinearMember | None = None
     document_sha256: str | None = None
 
     @model_validator(mode="after")
     def _is_of_one_format(self) -> Self:
-        must_be_sealed = self.format == FORMAT
+        must_be_sealed = self.format in SEALED_FORMATS
         must_have_probability = must_be_sealed and self.task == "binary"
         is_sealed = self.document_sha256 is not None
         has_probability = self.golden.probability is not None
         # A file must not pass as an older one, which needs no digest.
         if is_sealed != must_be_sealed or has_probability != must_have_probability:
             raise ValueError("its digest and golden probabilities, as its format has them")
+        if self.linear is not None and self.format != FORMAT:
+            raise ValueError(f"a linear member in format {FORMAT} only")
         return self
 
     @model_validator(mode="after")
@@ -134,9 +139,18 @@ class ModelDocument(_Strict):
         n_features = len(self.signature.numeric) + len(self.signature.categorical)
         if len(self.golden.rows[0]) != n_features:
             raise ValueError("golden rows of as many features as the signature")
+        if (self.linear is None) != (self.golden.linear is None):
+            raise ValueError("golden scores of the linear member exactly if there is one")
+        if self.linear is not None and not self._has_terms(self.linear):
+            raise ValueError("a term of the linear member for each feature and level")
         if self.decile_edges != sorted(self.decile_edges):
             raise ValueError("edges of deciles that never fall")
         return self
+
+    def _has_terms(self, linear: LinearMember) -> bool:
+        n_levels = [len(category.levels) for category in self.signature.categorical]
+        has_levels = [len(term.levels) for term in linear.categorical] == n_levels
+        return has_levels and len(linear.numeric) == len(self.signature.numeric)
 
 
 def seal(document: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +172,7 @@ def read_document(content: bytes) -> tuple[ModelDocument, dict[str, Any]]:
     unsealed = dict(document)
     stored_digest = unsealed.pop(SEAL, None)
     digest = _digest(unsealed)
-    if document.get("format") == FORMAT and stored_digest != digest:
+    if document.get("format") in SEALED_FORMATS and stored_digest != digest:
         raise refused(
             "model.json is not what its trainer wrote",
             f"digest {stored_digest}",

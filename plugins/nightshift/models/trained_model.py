@@ -22,7 +22,7 @@ from nightshift.models.booster import (
 )
 from nightshift.models.calibration import apply_calibration, sigmoid
 from nightshift.models.golden import Golden, golden_rows
-from nightshift.models.model_document import FORMAT, read_document, seal
+from nightshift.models.model_document import FORMAT, SEALED_FORMATS, read_document, seal
 from nightshift.models.model_format.reader import read_model
 from nightshift.models.model_format.tokens import refused
 from nightshift.models.predictions import Predictions
@@ -34,17 +34,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.models.arrays import Integers, Matrix, Vector
+    from nightshift.models.linear_member import LinearMember
     from nightshift.models.model_format.trees import Tree
 
 
-_UNREADABLE = (
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)
+_UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError)
 """What a damaged file may raise before it is known to be damaged."""
 
 
@@ -65,6 +59,7 @@ class TrainedModel:
         reference: The profile that drift is measured against, of ``training.reference_profile``.
         training: Training set, partition, split, seed, rounds.
         golden: The stored model's answers; None before it is stored.
+        linear: The linear member, which adds to the trees' score; None without one.
         engine_proof: Of ``prove_engines``, as the registry has it; not part of the files.
         format: Of the files; those of an older version keep theirs.
     """
@@ -80,6 +75,7 @@ class TrainedModel:
     reference: dict[str, Any]
     training: dict[str, Any]
     golden: Golden | None = None
+    linear: LinearMember | None = None
     engine_proof: dict[str, Any] | None = None
     format: int = FORMAT
 
@@ -131,12 +127,16 @@ class TrainedModel:
             threshold=document.threshold,
             decile_edges=tuple(document.decile_edges),
             golden=document.golden,
+            linear=document.linear,
             format=document.format,
             **{name: content[name] for name in plain},
         )
-        # The calibration is checked without LightGBM: before any tree is loaded.
-        predictions = model.from_raw(np.array(document.golden.raw))
-        document.golden.compare_probability(predictions.probability)
+        # Line and calibration are checked without LightGBM: before any tree is loaded.
+        golden = document.golden
+        if model.linear is not None:
+            golden.compare_linear(model.linear.raw(golden.matrix))
+        total = model.with_linear(golden.matrix, np.array(golden.raw))
+        golden.compare_probability(model.from_raw(total).probability)
         return model
 
     @cached_property
@@ -158,10 +158,17 @@ class TrainedModel:
             "training": self.training,
             "golden": golden.as_json(),
         }
+        if self.linear is not None:
+            document["linear"] = self.linear.model_dump()
         # A file of format 2 is written again as it was, without a digest of its own.
-        if self.format == FORMAT:
+        if self.format in SEALED_FORMATS:
             document = seal(document)
-        metadata = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
+        metadata = json.dumps(
+            document,
+            indent=1,
+            sort_keys=True,
+            allow_nan=False,
+        )
         return {"model.lgb": self.text.encode(), "model.json": metadata.encode()}
 
     @property
@@ -174,7 +181,15 @@ class TrainedModel:
         matrix = golden_rows(self.trees, self.signature)
         raw = predict_raw(self.booster, matrix)
         added = contributions(self.booster, matrix)
-        return Golden.of(matrix, raw, added, self.from_raw(raw).probability)
+        probability = self.from_raw(self.with_linear(matrix, raw)).probability
+        linear = None if self.linear is None else self.linear.raw(matrix)
+        return Golden.of(
+            matrix,
+            raw,
+            added,
+            probability,
+            linear,
+        )
 
     @cached_property
     def trees(self) -> list[Tree]:
@@ -216,7 +231,12 @@ class TrainedModel:
         Raises:
             SignatureError: The rows do not fit the signature.
         """
-        return predict_raw(self.booster, self.encode(rows))
+        matrix = self.encode(rows)
+        return self.with_linear(matrix, predict_raw(self.booster, matrix))
+
+    def with_linear(self, matrix: Matrix, trees: Vector) -> Vector:
+        """Return the trees' raw scores of any engine, shape (n,), with the linear member's."""
+        return trees if self.linear is None else trees + self.linear.raw(matrix)
 
     def predictions(self, rows: pa.Table) -> Predictions:
         """Return score and probability of some rows.
@@ -227,7 +247,7 @@ class TrainedModel:
         return self.from_raw(self.raw(rows))
 
     def from_raw(self, raw: Vector) -> Predictions:
-        """Turn raw scores of any engine, shape (n,), into score and probability."""
+        """Turn raw scores of trees and linear member, shape (n,), into score and probability."""
         # Only a binary score is a log-odds; any other is in the label's unit.
         if self.task != Task.BINARY:
             return Predictions(raw)

@@ -36,6 +36,8 @@ SCORING = Lane("scoring", 100)
 WAREHOUSE = Lane("warehouse", 50)
 MONITORING = Lane("warehouse", 20)
 TRAINING = Lane("training", 10)
+# Behind everything: no promise to anybody outside depends on it.
+SHADOW = Lane("shadow", 1)
 
 
 class StageRetryPolicy(RetryPolicy):  # type: ignore[misc]  # airflow.sdk exports it lazily, untyped

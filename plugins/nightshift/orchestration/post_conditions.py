@@ -155,6 +155,11 @@ FACTS = {
     "model version": """
         select version from ml.model_versions where model = %(model)s and version = %(version)s
     """,
+    "stream night": """
+        select partition_date::text from monitoring.stream_nights
+        where model = %(model)s and stream = %(stream)s and partition_date = %(night)s
+            and shadow_load >= %(shadow_load)s
+    """,
     "promotion": """
         select verdict from ml.promotions
         where promotion_id = %(promotion_id)s and model = %(model)s and version = %(version)s

@@ -1,14 +1,19 @@
-"""Task bodies of `train__<model>`: a training set, a challenger, and the decision about it."""
+"""Task bodies of `train__<model>` and `shadow__<model>`: challengers, and decisions about them."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import task
+from airflow.sdk.exceptions import AirflowSkipException
 
-from nightshift.orchestration.post_conditions import require_row
-from nightshift.orchestration.task_scope import task_scope, waiting
+from nightshift.orchestration.post_conditions import claims_of, require_published, require_row
+from nightshift.orchestration.task_scope import TaskScope, task_scope, waiting
 from nightshift.orchestration.upstream import MAX_WAIT
+
+if TYPE_CHECKING:
+    from nightshift.registry.promotion import Decision
 
 
 @task.short_circuit(task_id="is_due")
@@ -69,15 +74,67 @@ def decide_promotion(model: str, version: int, partition_key: str) -> dict[str, 
     with task_scope(partition_key) as scope:
         spec = scope.spec(model)
         decision = decide(scope.settings, spec, version, scope.run)
-        verdict = require_row(
-            scope,
-            "promotion",
-            promotion_id=decision.promotion_id,
-            model=model,
-            version=version,
-        )
-        return {
-            "promotion_id": decision.promotion_id,
-            "verdict": verdict,
-            "reasons": list(decision.reasons),
-        }
+        return _read_back(scope, decision)
+
+
+@task(task_id="score_shadows")
+def score_shadows(model: str, partition_key: str) -> dict[str, Any]:
+    """Score the partition with the challengers; return the load, empty without a challenger."""
+    from nightshift.scoring.shadow.shadow_scores import score_shadows as score
+
+    with task_scope(partition_key) as scope:
+        spec = scope.spec(model)
+        published = score(scope.settings, spec, scope.partition, scope.run)
+        if published is None:
+            return {}
+        dataset = spec.shadow_dataset
+        visible = require_published(scope, [dataset], claims_of([published]))
+        return asdict(visible[dataset])
+
+
+@task(task_id="record_nights")
+def record_stream_nights(model: str, partition_key: str) -> list[str]:
+    """Record the paired losses of matured nights."""
+    from nightshift.registry.streams.nights import record_nights
+
+    with task_scope(partition_key) as scope:
+        spec = scope.spec(model)
+        nights = record_nights(scope.settings, spec, scope.partition, scope.run)
+        for night in nights:
+            require_row(
+                scope,
+                "stream night",
+                model=model,
+                stream=night.stream,
+                night=night.partition_date,
+                shadow_load=night.shadow_load,
+            )
+        return [f"{night.stream} {night.partition_date}" for night in nights]
+
+
+@task(task_id="decide")
+def decide_on_streams(model: str, partition_key: str) -> dict[str, Any]:
+    """Decide about the challengers whose stream has proved something; skip where nothing is due."""
+    from nightshift.registry.streams.nightly_decision import decide_on_evidence
+
+    with task_scope(partition_key) as scope:
+        spec = scope.spec(model)
+        decision = decide_on_evidence(scope.settings, spec, scope.partition, scope.run)
+        if decision is None:
+            raise AirflowSkipException("No stream has proved anything, and no champion is old.")
+        return _read_back(scope, decision)
+
+
+def _read_back(scope: TaskScope, decision: Decision) -> dict[str, Any]:
+    verdict = require_row(
+        scope,
+        "promotion",
+        promotion_id=decision.promotion_id,
+        model=decision.model,
+        version=decision.version,
+    )
+    return {
+        "promotion_id": decision.promotion_id,
+        "verdict": verdict,
+        "reasons": list(decision.reasons),
+    }

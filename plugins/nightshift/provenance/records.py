@@ -45,7 +45,7 @@ def read_model(conn: Connection, spec: ModelSpec, prediction: Prediction) -> Fac
         select promotion_id, at, verdict, effective_partition, actor, run_id, evidence_key,
             evidence_sha256
         from ml.promotions
-        where model = %s and version = %s and verdict <> 'refused'
+        where model = %s and version = %s and verdict not in ('refused', 'shadowed')
         order by promotion_id limit 1
     """
     return {**model, "promotion": first_record(conn, query, version)}

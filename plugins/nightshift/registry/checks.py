@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,15 @@ class CriterionVerdict(StrEnum):
     Attributes:
         PASSED: The number keeps the limit.
         FAILED: It does not; the challenger is refused.
+        UNPROVEN: Nothing speaks against the challenger, and too little for it: it stays in the
+            shadow; nobody is refused.
         NOT_APPLICABLE: There is nothing to check, such as a champion; nobody is refused.
         UNKNOWN: The check crashed, or gave no criterion; the challenger is refused.
     """
 
     PASSED = "passed"
     FAILED = "failed"
+    UNPROVEN = "unproven"
     NOT_APPLICABLE = "not_applicable"
     UNKNOWN = "unknown"
 
@@ -123,6 +126,19 @@ def at_most(
     """Return a criterion that passes when the number is at most the limit; NaN fails."""
     number = measured.value if isinstance(measured, Estimate) else measured
     return passed_if(number <= limit, name, measured, limit, reason, **facts)
+
+
+def proved_if(
+    is_proved: bool,
+    name: str,
+    measured: Estimate | float | None,
+    limit: float | str | None,
+    reason: str,
+    **facts: object,
+) -> Criterion:
+    """Return a criterion that passes on a condition, as ``passed_if``, and else is unproven."""
+    criterion = passed_if(is_proved, name, measured, limit, reason, **facts)
+    return criterion if is_proved else replace(criterion, verdict=CriterionVerdict.UNPROVEN)
 
 
 def not_applicable(name: str, reason: str, **facts: object) -> Criterion:

@@ -25,6 +25,7 @@ MARKS = {
     CriterionVerdict.PASSED: "✓ passed",
     CriterionVerdict.FAILED: "✗ failed",
     CriterionVerdict.UNKNOWN: "? unknown",
+    CriterionVerdict.UNPROVEN: "… unproven",
     CriterionVerdict.NOT_APPLICABLE: "- not applicable",
 }
 STYLE = """
@@ -39,6 +40,7 @@ p { margin: .25rem 0; max-width: 60rem; }
 .quiet { color: var(--quiet); }
 .verdict { border-left: .4rem solid var(--good); background: #f1f7f3; }
 .verdict { padding: .6rem 1rem; margin: 1.25rem 0; }
+.verdict.shadowed, .verdict.refreshed { border-color: var(--quiet); background: #f4f6f8; }
 .verdict.refused { border-color: var(--bad); background: #fcf1f0; }
 .verdict ul { margin: .4rem 0 0; padding-left: 1.2rem; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; }
@@ -106,17 +108,17 @@ def draw_figures(context: PromotionContext, criteria: list[Criterion]) -> dict[s
 def render_page(
     context: PromotionContext,
     criteria: list[Criterion],
-    failures: list[str],
+    verdict: str,
+    reasons: list[str],
     figures: dict[str, str],
 ) -> bytes:
     """Return the page, UTF-8; names and levels of the data are escaped, and nothing of it runs."""
-    verdict = "refused" if failures else "promoted"
     title = f"{context.spec.name} version {context.challenger.version}: {verdict}"
     counts = Counter(criterion.verdict for criterion in criteria)
     summary = [f"{counts[name]} {name.replace('_', ' ')}" for name in MARKS if counts[name]]
     # A reader looks for the reason of a refusal first.
     refusals_first = sorted(criteria, key=lambda criterion: not criterion.is_refusal)
-    items = "".join(f"<li>{escape(failure)}</li>" for failure in failures)
+    items = "".join(f"<li>{escape(failure)}</li>" for failure in reasons)
     facts = [
         f"<dt>{name}</dt><dd><code>{escape(value)}</code></dd>"
         for name, value in _facts(context).items()
@@ -141,10 +143,15 @@ def _subtitle(context: PromotionContext) -> str:
     champion, n_rows = context.champion, context.n_rows
     opponent = f"against champion version {champion.version}" if champion else "no champion yet"
     days = f"{context.first_day} to {context.split.holdout.last}" if n_rows else "none"
-    return (
+    text = (
         f"Trained on the night of {context.challenger.partition_date}, {opponent}. "
         f"Rows that neither has seen: {n_rows:,} ({days})."
     )
+    if context.evidence.result.n_nights:
+        text += (
+            f" Nights on which both scored before the outcome: {context.evidence.result.n_nights}."
+        )
+    return text
 
 
 def _figures(figures: dict[str, str]) -> str:
@@ -177,10 +184,23 @@ def _facts(context: PromotionContext) -> dict[str, str]:
         "Interval": f"bootstrap over {n_days} days, each bound holds with probability "
         f"{confidence:g}",
         "Challenger": context.challenger.digest,
+        "Evaluated": _evaluated(context),
         "Champion": context.champion.digest if context.champion else "none",
         "Training set": context.training_set.key,
         "Spec": context.spec.digest,
     }
+
+
+def _evaluated(context: PromotionContext) -> str:
+    """Return which model the figures are about."""
+    challenger = context.challenger
+    evaluated = challenger.as_evaluated
+    if challenger.evaluated is None:
+        return f"the challenger itself, fitted until {evaluated.fit_end}"
+    return (
+        f"{evaluated.digest}: the same recipe, fitted until {evaluated.fit_end}; the challenger is "
+        f"fitted until {challenger.fit_end}"
+    )
 
 
 def _bars(criteria: list[Criterion]) -> list[Bar]:
@@ -189,11 +209,15 @@ def _bars(criteria: list[Criterion]) -> list[Bar]:
         number, interval = criterion.number, criterion.interval
         part = criterion.name.partition("[")[2].removesuffix("]")
         names = {
-            "superiority": "over the champion",
+            "non_inferiority": "over the champion",
             "baseline": f"over the {part} baseline",
             "slice": part,
         }
-        if criterion.family in names and number is not None and interval is not None:
+        # The forest has one axis: what is measured in another metric stands in the table.
+        is_other_unit = criterion.family == "non_inferiority" and part
+        if is_other_unit or criterion.family not in names:
+            continue
+        if number is not None and interval is not None:
             bars.append(Bar(names[criterion.family], number, *interval, criterion.is_refusal))
     return bars
 

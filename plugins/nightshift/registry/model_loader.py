@@ -56,6 +56,8 @@ class ModelVersion:
         metrics: Hold-out metrics by source and name.
         figures: File name to object key.
         engine_proof: Of ``models.engines.equivalence``; None for older versions.
+        evaluated: The model that the evidence is about, of ``training.candidate.EvaluatedModel``;
+            None for a version that was evaluated itself.
     """
 
     model: str
@@ -73,6 +75,15 @@ class ModelVersion:
     metrics: dict[str, dict[str, float | None]]
     figures: dict[str, str]
     engine_proof: dict[str, Any] | None = None
+    evaluated: dict[str, Any] | None = None
+
+    @property
+    def as_evaluated(self) -> ModelVersion:
+        """Return the version with the files and the fit of the model that its evidence is about."""
+        if self.evaluated is None:
+            return self
+        fit_end = dt.date.fromisoformat(self.evaluated["fit_end"])
+        return replace(self, **{**self.evaluated, "fit_end": fit_end, "evaluated": None})
 
     @property
     def partition(self) -> Partition:
@@ -101,7 +112,7 @@ def select_versions(
     query = """
         select v.model, v.version, v.digest, v.model_key, v.model_sha256, v.model_bytes,
             v.metadata_key, v.metadata_sha256, v.metadata_bytes, v.training_set, v.partition_date,
-            v.fit_end, v.metrics, v.figures, v.engine_proof
+            v.fit_end, v.metrics, v.figures, v.engine_proof, v.evaluated
         from ml.model_versions v
     """
     return [ModelVersion(*row) for row in conn.execute(query + condition, values)]

@@ -101,12 +101,12 @@ def _insert(conn: Connection, candidate: Candidate, run: RunContext) -> None:
         insert into ml.model_versions (model, version, digest, model_key, model_sha256, model_bytes,
             metadata_key, metadata_sha256, metadata_bytes, trees_sha256, training_set,
             partition_date, fit_end, spec_digest, code_version, metrics, figures, run_id,
-            engine_proof)
+            engine_proof, evaluated)
         select %(model)s, coalesce(max(version), 0) + 1, %(digest)s, %(model_key)s,
             %(model_sha256)s, %(model_bytes)s, %(metadata_key)s, %(metadata_sha256)s,
             %(metadata_bytes)s, %(trees_sha256)s, %(training_set)s, %(day)s, %(fit_end)s,
             %(spec_digest)s, %(code_version)s, %(metrics)s, %(figures)s, %(run_id)s,
-            %(engine_proof)s
+            %(engine_proof)s, %(evaluated)s
         from ml.model_versions where model = %(model)s
         """,
         {
@@ -116,5 +116,6 @@ def _insert(conn: Connection, candidate: Candidate, run: RunContext) -> None:
             "day": candidate.partition.day,
             "run_id": run.run_id,
             "engine_proof": json.dumps(proof) if proof else None,
+            "evaluated": json.dumps(candidate.evaluated) if candidate.evaluated else None,
         },
     )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightshift.models.calibration import log_odds_of
-from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if
+from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if, proved_if
+from nightshift.registry.streams.paired_rows import proper_loss
 from nightshift.training.baselines import NAMES
 from nightshift.training.evaluation import slice_masks
 from nightshift.training.statistics.block_bootstrap import calibration_error, ratio
@@ -21,6 +22,7 @@ from nightshift.training.statistics.confidence_intervals import (
     difference,
     holm,
 )
+from nightshift.training.statistics.sequential_test import MINIMUM_NIGHTS
 
 if TYPE_CHECKING:
     from nightshift.models.arrays import Matrix, Vector
@@ -32,8 +34,20 @@ RELATIVE_SLICE_MARGIN = 0.25
 RELATIVE_CALIBRATION_MARGIN = 0.05
 
 
-def non_inferiority(context: PromotionContext) -> Criterion:
-    """Check that the challenger is not worse than the champion by more than the margin."""
+LOSS_METRICS = {"log_loss": "log_loss", "squared_error": "rmse", "absolute_error": "mae"}
+"""By proper loss of a stream, the metric that has it as its mean (or the root of it)."""
+MINIMUM_CHURN_ROWS = 30
+"""Rows of a slice whose scores are compared with the champion's, label or not: the correlation of
+unrelated scores has a standard error of 0.19 then.
+"""
+
+
+def non_inferiority(context: PromotionContext) -> Iterator[Criterion]:
+    """Check that the challenger is not worse than the champion: declared metric and proper loss.
+
+    It fails when it is proved worse, and by more than the margin. It passes when the margin is
+    proved to be kept. In between nothing is proved, and a refresh is not allowed.
+    """
     name = "non_inferiority"
     if context.champion_status == "unreadable":
         # This challenger is not treated as a first one: the champion may be better, and a person
@@ -42,74 +56,116 @@ def non_inferiority(context: PromotionContext) -> Criterion:
             f"Nothing is compared, and nobody promoted: {context.champion_problem}. Restore its "
             "files, or seat a version by a rollback."
         )
-        return passed_if(False, name, None, "a champion that can be loaded", reason)
+        yield passed_if(False, name, None, "a champion that can be loaded", reason)
+        return
     if context.champion_model is None:
-        return _not_compared(context, name)
-    gain = context.gain("champion")
-    promotion = context.spec.promotion
-    limit = -_margin(context, promotion.non_inferiority_margin, RELATIVE_MARGIN)
-    reason = (
-        f"The gain in {promotion.metric} is {_text(gain)}; its lower bound must not "
-        f"lie below {limit:+.4f}."
-    )
-    return passed_if(gain.low >= limit, name, gain, limit, reason)
+        yield _not_compared(context, name)
+        return
+    for metric, gain, margin in _gains_on_champion(context.judged):
+        is_primary = metric == context.spec.promotion.metric
+        part = name if is_primary else f"{name}[{metric}]"
+        reason = (
+            f"The gain in {metric} is {_text(gain)} {_sample(context.judged)}; its lower bound "
+            f"must not lie below {-margin:+.4f}."
+        )
+        if gain.high < 0 and gain.value < -margin:
+            yield passed_if(False, part, gain, -margin, reason)
+        else:
+            yield proved_if(gain.low >= -margin, part, gain, -margin, reason)
 
 
 def superiority(context: PromotionContext) -> Criterion:
-    """Check that the challenger is better than the champion, or not inferior to a stale one."""
+    """Check that the challengers' stream is proved better than what served.
+
+    The test may be looked at every night; ``training.statistics.sequential_test`` tells why. The
+    champion that serves now must itself have lost to the stream on enough nights, so that no
+    evidence against its predecessor removes it.
+    """
+    name = "superiority"
     if context.champion_model is None or context.champion is None:
-        return _not_compared(context, "superiority")
-    promotion = context.spec.promotion
-    needed = promotion.superiority_probability
-    stale_after = promotion.stale_after_days
-    gain = context.gain("champion")
-    probability = gain.probability_above(0.0)
-    visible_gain = gain.smallest_visible(needed)
-    is_better = probability >= needed
-    age = (context.challenger.partition_date - context.champion.partition_date).days
-    is_stale = (
-        stale_after is not None
-        and age >= stale_after
-        # Without any difference the challenger is the champion's equal: a copy retires nobody.
-        and gain.standard_error > 0
-        # Only a stale champion asks for the margin, which may need the gain on the prior.
-        and gain.low >= -_margin(context, promotion.non_inferiority_margin, RELATIVE_MARGIN)
-    )
+        return _not_compared(context, name)
+    evidence = context.evidence
+    result = evidence.result
+    needed = 1 / (1 - context.spec.promotion.superiority_probability)
+    has_own_nights = evidence.champion_nights >= MINIMUM_NIGHTS and evidence.champion_gain > 0
+    low = "unknown" if result.low is None else f"{result.low:+.4f}"
     reason = (
-        f"Better with probability {probability:.3f}, required ≥ {needed:g} (gain {_text(gain)}; "
-        f"minimum detectable gain at 80 % power {visible_gain:.4f})"
+        f"Over {result.n_nights} matured night(s) since {evidence.since} the stream "
+        f"{evidence.stream!r} gains {result.mean_gain:+.4f} {proper_loss(context.spec)} a night "
+        f"(at least {low}); e-value {result.e_value:.3g}, proved from {needed:g} on"
     )
-    if not is_better:
-        reason += f"; the champion is {age} day(s) older"
-        reason += f", stale after {stale_after}" if stale_after else ""
-        reason += ": replaced, since the challenger is not inferior" if is_stale else ""
-    return passed_if(
-        is_better or is_stale,
-        "superiority",
-        gain,
-        f"above 0 with probability {needed:g}",
+    if not has_own_nights:
+        reason += (
+            f"; of them {evidence.champion_nights} of this champion, gain "
+            f"{evidence.champion_gain:+.4f}: at least {MINIMUM_NIGHTS} with a gain are needed"
+        )
+    return proved_if(
+        result.e_value >= needed and has_own_nights,
+        name,
+        result.e_value,
+        needed,
         f"{reason}.",
-        probability=probability,
-        needed=needed,
-        age_days=age,
-        is_stale=is_stale,
-        smallest_visible_gain=visible_gain,
+        stream=evidence.stream,
+        since=str(evidence.since),
+        n_nights=result.n_nights,
+        mean_gain=result.mean_gain,
+        gain_low=result.low,
+        champion_nights=evidence.champion_nights,
+        champion_gain=evidence.champion_gain,
     )
+
+
+def refresh(context: PromotionContext) -> Criterion:
+    """Check whether an old champion may be replaced by a sound challenger, without a proof.
+
+    The challenger must keep the margins of non-inferiority and must not be worse by point estimate,
+    in the declared metric and in the proper loss.
+    """
+    name = "refresh"
+    if context.champion_model is None or context.champion is None:
+        return _not_compared(context, name)
+    stale_after = context.spec.promotion.stale_after_days
+    if stale_after is None:
+        return not_applicable(name, "The spec replaces no champion for its age.")
+    age = (context.evidence.partition.day - context.champion.partition_date).days
+    limit = f"{stale_after} days, and not worse"
+    if age < stale_after:
+        reason = f"The champion is {age} day(s) old; refreshed from {stale_after} on."
+        return proved_if(False, name, age, limit, reason)
+    worse = []
+    for metric, gain, margin in _gains_on_champion(context.judged):
+        # Without any difference the challenger is the champion's equal: a copy refreshes nothing.
+        if gain.low < -margin or gain.value < 0 or gain.standard_error == 0:
+            worse.append(f"{metric} {_text(gain)}")
+    reason = f"The champion is {age} day(s) old; refreshed from {stale_after} on"
+    if worse:
+        reason += f", if the challenger is not worse {_sample(context.judged)}: {', '.join(worse)}"
+    return proved_if(not worse, name, age, limit, f"{reason}.")
+
+
+def _gains_on_champion(context: PromotionContext) -> Iterator[tuple[str, Estimate, float]]:
+    """Yield metric, gain and margin: of the declared metric, and of the task's proper loss."""
+    promotion = context.spec.promotion
+    proper = LOSS_METRICS[proper_loss(context.spec)]
+    for metric in dict.fromkeys([promotion.metric, proper]):
+        declared = promotion.non_inferiority_margin if metric == promotion.metric else None
+        gain = context.gain("champion", metric=metric)
+        yield metric, gain, _margin(context, declared, RELATIVE_MARGIN, metric)
 
 
 def baselines(context: PromotionContext) -> Iterator[Criterion]:
     """Check that the challenger beats prior and rule, and is not beaten by simple models.
 
-    Prior and rule could serve instead, so the gain itself must reach the minimum. A linear model
-    and a small tree only compare: the challenger fails if it is proved to gain less than the
-    minimum on them.
+    Of a first champion, whose place prior and rule could take, the gain itself must reach the
+    minimum. A linear model and a small tree only compare, and a champion is compared with by the
+    stream: the challenger fails then if it is proved to gain less than the minimum.
     """
     promotion = context.spec.promotion
     minimum = promotion.minimum_gain_over_baseline
     for baseline in NAMES:
         name, gain = f"baseline[{baseline}]", context.gain(baseline)
         text = f"The gain in {promotion.metric} over the {baseline} baseline is {_text(gain)}"
-        if baseline in ("prior", "rule"):
+        if baseline in ("prior", "rule") and context.champion is None:
             relation = ">" if minimum == 0 else "≥"
             reason = f"{text}; required {relation} {minimum:g}."
             is_passed = gain.value > 0 and gain.value >= minimum
@@ -121,6 +177,7 @@ def baselines(context: PromotionContext) -> Iterator[Criterion]:
 
 def calibration(context: PromotionContext) -> Iterator[Criterion]:
     """Check that predictions are probabilities (or the label's unit): error and slope."""
+    context = context.judged
     yield from _calibration_error(context)
     promotion = context.spec.promotion
     predicted = context.predicted("challenger")
@@ -159,12 +216,15 @@ def _calibration_error(context: PromotionContext) -> Iterator[Criterion]:
         f"The calibration error is {_text(error)}, the {reference}'s "
         f"{error.value - excess.value:.4f}"
     )
+    # Seven days of a hold-out prove little, four weeks of a stream are measured well.
+    is_passed = (excess.value if context.is_stream else excess.low) <= margin
+    bound = "the excess" if context.is_stream else "the lower bound of the excess"
     yield passed_if(
-        excess.low <= margin,
+        is_passed,
         "calibration[excess]",
         excess,
         margin,
-        f"{text}; the lower bound of the excess {_text(excess)} must not lie above {margin:.4f}.",
+        f"{text} {_sample(context)}; {bound} {_text(excess)} must not lie above {margin:.4f}.",
         error=error.value,
         error_interval=[error.low, error.high],
         reference=reference,
@@ -179,6 +239,7 @@ def slices(context: PromotionContext) -> Iterator[Criterion]:
 
     The p-values of all slices with enough rows are adjusted by Holm's procedure.
     """
+    context = context.judged
     promotion = context.spec.promotion
     if not promotion.slices:
         yield not_applicable("slice", "The spec declares no slice.")
@@ -195,7 +256,7 @@ def slices(context: PromotionContext) -> Iterator[Criterion]:
                     gains[name] = context.gain(context.reference, mask)
 
     p_values = holm([gain.probability_above(0.0) for gain in gains.values()])
-    limit = -_margin(context, promotion.slice_margin, RELATIVE_SLICE_MARGIN)
+    limit = -_margin(context, promotion.slice_margin, RELATIVE_SLICE_MARGIN, promotion.metric)
     alpha = 1 - promotion.confidence
     for (name, gain), p_value in zip(gains.items(), p_values, strict=True):
         # A slice of few rows is noisy: it refuses only what is proved and large.
@@ -219,6 +280,7 @@ def churn(context: PromotionContext) -> Iterator[Criterion]:
         return
     from scipy.stats import rankdata, spearmanr
 
+    context = context.judged
     promotion = context.spec.promotion
     new = context.of("challenger").score
     old = context.of("champion").score
@@ -245,11 +307,42 @@ def churn(context: PromotionContext) -> Iterator[Criterion]:
     is_passed = correlation >= minimum
     criterion = passed_if(is_passed, "churn[ranks]", correlation, minimum, reason)
     yield replace(criterion, interval=(bounds.low, bounds.high))
+    if context.is_stream:
+        yield from _slice_churn(context, new, old)
 
 
-def _margin(context: PromotionContext, declared: float | None, share: float) -> float:
+def _slice_churn(context: PromotionContext, new: Vector, old: Vector) -> Iterator[Criterion]:
+    """Check that no slice, however small, has scores that are unrelated to the champion's.
+
+    Labels are not needed for it: a carrier of two flights a night is seen too.
+    """
+    from scipy.stats import spearmanr
+
+    minimum = context.spec.promotion.minimum_rank_correlation
+    for declared in context.spec.promotion.slices:
+        for level, mask in slice_masks(declared, context.rows):
+            n_rows = int(mask.sum())
+            # Equal scores of a slice have no order that could be lost.
+            if n_rows < MINIMUM_CHURN_ROWS or np.ptp(old[mask]) == 0 or np.ptp(new[mask]) == 0:
+                continue
+            correlation = float(spearmanr(new[mask], old[mask]).statistic)
+            reason = (
+                f"The rank correlation with the champion's scores in {n_rows} rows is "
+                f"{correlation:.3f}; required ≥ {minimum:g}."
+            )
+            name = f"churn[{declared.column}={level}]"
+            is_passed = correlation >= minimum
+            yield passed_if(is_passed, name, correlation, minimum, reason, n_rows=n_rows)
+
+
+def _margin(context: PromotionContext, declared: float | None, share: float, metric: str) -> float:
     """Return a margin in the metric's unit: the declared one, or a share of the advantage."""
-    return context.advantage * share if declared is None else declared
+    return context.advantage(metric) * share if declared is None else declared
+
+
+def _sample(context: PromotionContext) -> str:
+    """Return which rows were measured."""
+    return f"on {context.days.n} {'nights of the stream' if context.is_stream else 'hold-out days'}"
 
 
 def _not_compared(context: PromotionContext, name: str) -> Criterion:

@@ -14,25 +14,29 @@ from typing import TYPE_CHECKING, Any
 from nightshift.contracts.run import code_version
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
-from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.champions import champion_for
 from nightshift.registry.evidence import last_digest, write_record
 from nightshift.registry.model_versions import (
-    ModelVersion,
     find_version,
     lock_model,
     mirror_aliases,
     record_evidence,
 )
-from nightshift.registry.promotion_context import PromotionContext
-from nightshift.registry.promotion_gate import PromotionResult, evaluate_challenger
-from nightshift.training.training_set import find_training_set
+from nightshift.registry.promotion_gate import (
+    SERVING_VERDICTS,
+    SHADOWED,
+    PromotionResult,
+    evaluate_challenger,
+)
+from nightshift.registry.streams.context_reading import read_context
 from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.control_tables.retrain_requests import close_request, open_requests
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import Partition
     from nightshift.contracts.run import RunContext
+    from nightshift.registry.promotion_context import PromotionContext
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -52,7 +56,7 @@ class Decision:
         promotion_id: Identity in ``ml.promotions``.
         model: Name of the spec.
         version: The challenger.
-        verdict: ``first`` (champion without a predecessor), ``promoted`` or ``refused``.
+        verdict: Of ``PromotionResult``.
         champion_version: The version that it was compared with; None without a champion.
         effective_partition: First partition for which the verdict counts.
         reasons: Why, one sentence each.
@@ -71,15 +75,34 @@ class Decision:
     @property
     def is_promoted(self) -> bool:
         """Return whether the challenger is champion from ``effective_partition`` on."""
-        return self.verdict != "refused"
+        return self.verdict in SERVING_VERDICTS
+
+    @property
+    def is_final(self) -> bool:
+        """Return whether the version is never decided about again."""
+        return self.verdict != SHADOWED
 
 
-def decide(settings: Settings, spec: ModelSpec, version: int, run: RunContext) -> Decision:
-    """Promote a challenger from the next partition on, or refuse it; a rerun returns the decision.
+def decide(
+    settings: Settings,
+    spec: ModelSpec,
+    version: int,
+    run: RunContext,
+    partition: Partition | None = None,
+) -> Decision:
+    """Promote a challenger from the next partition on, keep it in the shadow, or refuse it.
 
-    Champion, challenger and baselines are scored on the same rows: those of the challenger's
-    hold-out that are later than all that either was fitted on. Every check of ``promotion_gate``
-    must pass. The decision closes the open retrain requests.
+    Every check of ``promotion_gate`` must pass. The challenger is promoted when its stream is
+    proved better, it refreshes an old champion, else it stays in the shadow and is decided about
+    again when its stream has proved something. A rerun returns the decision. The decision closes
+    the open retrain requests.
+
+    Args:
+        settings: Warehouse and bucket.
+        spec: The model.
+        version: The challenger.
+        run: Who decides.
+        partition: The partition that decides; None takes the one that trained the challenger.
 
     Raises:
         RegistryError: There is no such version.
@@ -88,9 +111,13 @@ def decide(settings: Settings, spec: ModelSpec, version: int, run: RunContext) -
     """
     with connect(settings, run.application_name) as conn:
         challenger = find_version(conn, spec.name, version)
+        on = partition or challenger.partition
         decision = find_decision(conn, spec.name, version)
-        if decision is None:
-            context = _read_context(settings, conn, spec, challenger)
+        # A shadowed version is decided about again on a later partition only.
+        if decision is None or (
+            not decision.is_final and on.shift(1).day > decision.effective_partition
+        ):
+            context = read_context(settings, conn, spec, challenger, on)
             result = evaluate_challenger(context)
             hit(Failpoint.PROMOTION_JUDGED)
             decision = _record(conn, context, result, run)
@@ -100,33 +127,18 @@ def decide(settings: Settings, spec: ModelSpec, version: int, run: RunContext) -
     return decision
 
 
-def _read_context(
-    settings: Settings, conn: Connection, spec: ModelSpec, challenger: ModelVersion
-) -> PromotionContext:
-    training_set = find_training_set(conn, challenger.training_set)
-    query = "select manifest from ml.training_sets where training_set = %s"
-    (manifest,) = conn.execute(query, [training_set.key]).fetchone() or ({},)
-    return PromotionContext(
-        settings=settings,
-        store=ObjectStore.open(settings),
-        spec=spec,
-        training_set=training_set,
-        manifest=manifest,
-        challenger=challenger,
-        champion=_incumbent(conn, challenger),
-    )
-
-
 def _record(
     conn: Connection, context: PromotionContext, result: PromotionResult, run: RunContext
 ) -> Decision:
     """Append decision and evidence, and close the open retrain requests, in one transaction."""
     challenger = context.challenger
-    partition = challenger.partition
+    partition = context.evidence.partition
     with conn.transaction():
         # Under the lock nobody else decides. A decision that was recorded meanwhile stands.
         lock_model(conn, challenger.model)
-        if find_decision(conn, challenger.model, challenger.version) is None:
+        stands = find_decision(conn, challenger.model, challenger.version)
+        # What stays in the shadow is recorded once, not every night.
+        if stands is None or (not stands.is_final and result.verdict != SHADOWED):
             # The comparison took minutes without the lock: the champion may have changed.
             _refuse_race(conn, context)
             _append(conn, context, result, run)
@@ -146,7 +158,8 @@ def _record(
 
 def _refuse_race(conn: Connection, context: PromotionContext) -> None:
     """Refuse a comparison with a version that is not the champion any more."""
-    compared, champion = context.champion, _incumbent(conn, context.challenger)
+    compared = context.champion
+    champion = champion_for(conn, context.spec.name, context.evidence.partition.shift(1))
     before, after = compared and compared.version, champion and champion.version
     if before != after:
         raise PromotionRaceError(
@@ -189,11 +202,13 @@ def _evidence_document(
 ) -> dict[str, Any]:
     """Return the evidence record: versions, limits, rows, every criterion, every number."""
     challenger, champion, training_set = context.challenger, context.champion, context.training_set
-    partition = challenger.partition
+    partition = context.evidence.partition
     return {
         "model": challenger.model,
         "version": challenger.version,
         "digest": challenger.digest,
+        # The metrics below are about this model; null: about the version itself.
+        "evaluated": challenger.evaluated,
         "champion": champion and {"version": champion.version, "digest": champion.digest},
         "partition": partition.key,
         "effective_partition": partition.shift(1).key,
@@ -218,18 +233,14 @@ def _evidence_document(
 
 
 def find_decision(conn: Connection, model: str, version: int) -> Decision | None:
-    """Return the decision about a challenger, None if there is none."""
+    """Return the decision about a challenger, the final one if there is one; None without any."""
     from psycopg.rows import class_row
 
     query = """
         select promotion_id, model, version, verdict, champion_version, effective_partition,
             reasons, numbers
         from ml.promotions where model = %s and version = %s and verdict <> 'rolled_back'
+        order by verdict = 'shadowed' limit 1
     """
     with conn.cursor(row_factory=class_row(Decision)) as cursor:
         return cursor.execute(query, [model, version]).fetchone()
-
-
-def _incumbent(conn: Connection, challenger: ModelVersion) -> ModelVersion | None:
-    """Return the champion that a challenger would replace."""
-    return champion_for(conn, challenger.model, challenger.partition.shift(1))

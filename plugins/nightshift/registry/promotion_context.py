@@ -6,16 +6,21 @@ Everything is read once, when a check first needs it.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from nightshift.errors import NightshiftError, ObjectStoreError
-from nightshift.models.model_format.tokens import ModelTextError
-from nightshift.models.signature import SignatureError, numbers
-from nightshift.registry.model_versions import ModelVersion, load_model
+from nightshift.errors import NightshiftError
+from nightshift.models.predictions import Predictions
+from nightshift.models.signature import numbers
+from nightshift.registry.champions import (
+    ChampionStatus,
+    ModelVersion,
+    load_model,
+    try_champion,
+)
 from nightshift.training.baselines import Baselines
 from nightshift.training.splits import Split, rows_between, split_window
 from nightshift.training.statistics.block_bootstrap import Days, Statistic, draw_days, statistic
@@ -33,14 +38,9 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.lake.object_store import ObjectStore
-    from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
+    from nightshift.registry.streams.nights import StreamEvidence
     from nightshift.settings import Settings
-
-ChampionStatus = Literal["none", "compared", "outdated", "unreadable"]
-"""``none``: the model never had one. ``outdated``: it reads columns that the spec does not have any
-more, so nothing can be compared. ``unreadable``: its files are missing or damaged.
-"""
 
 
 class NoComparisonRowsError(NightshiftError):
@@ -63,6 +63,8 @@ class PromotionContext:
         manifest: What the training set was built from, of ``ml.training_sets``.
         challenger: The version that wants to serve.
         champion: The version that serves; None for the first.
+        evidence: What the challengers' stream has proved, and the partition that decides.
+        stream_rows: Rows of stream nights, which are then compared instead of the hold-out's.
         n_draws: Number of draws of days.
     """
 
@@ -73,16 +75,54 @@ class PromotionContext:
     manifest: dict[str, Any]
     challenger: ModelVersion
     champion: ModelVersion | None
+    evidence: StreamEvidence
+    stream_rows: pa.Table | None = None
     n_draws: ClassVar[int] = N_DRAWS
 
     @cached_property
-    def trained(self) -> TrainedModel:
-        """Return the challenger's model, its files verified."""
+    def judged(self) -> PromotionContext:
+        """Return this promotion on the nights of the stream, once there are enough of them.
+
+        Until then it is this promotion on the challenger's hold-out.
+        """
+        pairs = self.evidence.pairs
+        if pairs is None or self.champion_model is None:
+            return self
+        stream = replace(self, stream_rows=pairs)
+        # Models and rows that are read already are not read again.
+        read = {
+            "trained": self.trained,
+            "served": self.served,
+            "_tried_champion": self._tried_champion,
+            "all_rows": self.all_rows,
+        }
+        vars(stream).update(read | {"judged": stream})
+        n_needed = self.spec.promotion.minimum_stream_days
+        return stream if stream.days.n >= n_needed else self
+
+    @property
+    def is_stream(self) -> bool:
+        """Return whether the compared rows are those of stream nights."""
+        return self.stream_rows is not None
+
+    @cached_property
+    def served(self) -> TrainedModel:
+        """Return the challenger's model that would serve, its files verified."""
         return load_model(self.store, self.challenger)
+
+    @cached_property
+    def trained(self) -> TrainedModel:
+        """Return the challenger's model that is evaluated: it never saw the hold-out."""
+        if self.challenger.evaluated is None:
+            return self.served
+        return load_model(self.store, self.challenger.as_evaluated)
 
     @property
     def champion_model(self) -> TrainedModel | None:
-        """Return the champion's model; None if nothing can be compared (``champion_problem``)."""
+        """Return the champion's evaluated model; None if nothing can be compared.
+
+        ``champion_problem`` says why.
+        """
         return self._tried_champion[0]
 
     @property
@@ -105,25 +145,7 @@ class PromotionContext:
         """
         if self.champion is None:
             return None, "there is no champion yet", "none"
-        name = f"champion version {self.champion.version}"
-        # Whether a champion is gone or broken, a person decides: it is never skipped silently.
-        try:
-            model = load_model(self.store, self.champion)
-        except (ObjectStoreError, ModelTextError) as error:
-            if error.is_retryable:
-                raise
-            return None, f"{name} cannot be loaded ({error.code})", "unreadable"
-        # Such a champion cannot score the rows of this spec; a challenger of the new spec replaces
-        # it.
-        removed = sorted(set(model.signature.names) - set(self.spec.features.names))
-        if removed:
-            problem = f"{name} reads {', '.join(removed)}, which the spec has no more"
-            return None, problem, "outdated"
-        try:
-            model.predictions(self.rows.slice(0, 1))
-        except SignatureError as error:
-            return None, f"{name} cannot score ({error.code})", "unreadable"
-        return model, "", "compared"
+        return try_champion(self.store, self.spec, self.champion, self.rows.slice(0, 1))
 
     @cached_property
     def split(self) -> Split:
@@ -137,14 +159,15 @@ class PromotionContext:
 
     @cached_property
     def fit_rows(self) -> pa.Table:
-        """Return the rows that the challenger was fitted, stopped and calibrated on."""
-        return rows_between(self.all_rows, self.split.train.first.day, self.challenger.fit_end)
+        """Return the rows that the evaluated challenger was fitted, stopped and calibrated on."""
+        fit_end = self.challenger.as_evaluated.fit_end
+        return rows_between(self.all_rows, self.split.train.first.day, fit_end)
 
     @property
     def first_day(self) -> dt.date:
-        """Return the first hold-out day that neither challenger nor champion has seen."""
+        """Return the first hold-out day that neither evaluated challenger nor champion has seen."""
         versions = [self.challenger, self.champion] if self.champion else [self.challenger]
-        last_seen = max(version.fit_end for version in versions)
+        last_seen = max(version.as_evaluated.fit_end for version in versions)
         # The gap days may share labels and look-backs with the fit.
         gap = dt.timedelta(days=1 + self.spec.training.gap_days)
         return max(self.split.holdout.first.day, last_seen + gap)
@@ -152,6 +175,8 @@ class PromotionContext:
     @cached_property
     def rows(self) -> pa.Table:
         """Return the rows of the comparison; possibly none."""
+        if self.stream_rows is not None:
+            return self.stream_rows
         return rows_between(self.all_rows, self.first_day, self.split.holdout.last.day)
 
     @property
@@ -195,10 +220,22 @@ class PromotionContext:
     @cached_property
     def predictions(self) -> dict[str, Predictions]:
         """Return the predictions of ``challenger``, and of ``champion`` where it can score."""
+        if self.is_stream:
+            return self._stored_predictions()
         predictions = {"challenger": self.trained.predictions(self.rows)}
         # Both score the same rows, so that their errors are paired.
         if self.champion_model:
             predictions["champion"] = self.champion_model.predictions(self.rows)
+        return predictions
+
+    def _stored_predictions(self) -> dict[str, Predictions]:
+        """Return what stream and champion said before the outcome was known."""
+        predictions = {}
+        models = {"challenger": self.trained, "champion": self.champion_model or self.trained}
+        for source, model in models.items():
+            score = numbers(self.rows, f"{source}_score")
+            probability = numbers(self.rows, f"{source}_probability") if self.is_binary else None
+            predictions[source] = Predictions(score, probability, model.threshold)
         return predictions
 
     @cached_property
@@ -231,21 +268,27 @@ class PromotionContext:
         return predictions.score if predictions.probability is None else predictions.probability
 
     def gain(
-        self, over: str, mask: npt.NDArray[np.bool_] | None = None, source: str = "challenger"
+        self,
+        over: str,
+        mask: npt.NDArray[np.bool_] | None = None,
+        source: str = "challenger",
+        metric: str | None = None,
     ) -> Estimate:
-        """Estimate the gain of a source over another in the primary metric, blocked by day.
+        """Estimate the gain of a source over another in a metric, blocked by day.
 
         Args:
             over: The source that is compared with.
             mask: Some of the rows, shape (n,); None for all.
             source: The source whose gain it is.
+            metric: Name of the metric; None takes the primary one.
 
         Raises:
             NoEstimateError: There are too few days, or the rows do not define the metric.
         """
         # Both are drawn on the same days, so the noise of a day cancels.
-        first, second = self._primary_metric(source, mask), self._primary_metric(over, mask)
-        return self.estimate(gain_over(self.spec.promotion.metric, first, second))
+        metric = metric or self.spec.promotion.metric
+        first, second = self._metric(metric, source, mask), self._metric(metric, over, mask)
+        return self.estimate(gain_over(metric, first, second))
 
     def estimate(self, value: Statistic) -> Estimate:
         """Estimate a statistic on the draws of this context, with the spec's confidence.
@@ -255,17 +298,19 @@ class PromotionContext:
         """
         return estimate(value, self.draws, self.spec.promotion.confidence)
 
-    @cached_property
-    def advantage(self) -> float:
+    def advantage(self, metric: str | None = None) -> float:
         """Return the gain of the champion over the prior, at least 0; it scales relative margins.
 
         Without a champion it is the gain of the challenger.
+
+        Args:
+            metric: Name of the metric; None takes the primary one.
         """
         source = "champion" if self.champion_model else "challenger"
-        return max(0.0, self.gain("prior", source=source).value)
+        return max(0.0, self.gain("prior", source=source, metric=metric).value)
 
-    def _primary_metric(self, source: str, mask: npt.NDArray[np.bool_] | None) -> Statistic:
+    def _metric(self, metric: str, source: str, mask: npt.NDArray[np.bool_] | None) -> Statistic:
         label, predictions, days = self.label, self.of(source), self.days
         if mask is not None:
             label, predictions, days = label[mask], predictions.at(mask), days.at(mask)
-        return statistic(self.spec.promotion.metric, label, predictions, days)
+        return statistic(metric, label, predictions, days)

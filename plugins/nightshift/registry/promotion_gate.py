@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.lake.content_keys import content_key
 from nightshift.registry import fairness_checks, performance_checks, sanity_checks
-from nightshift.registry.checks import Check, Criterion, run_checks
+from nightshift.registry.checks import Check, Criterion, CriterionVerdict, run_checks
 from nightshift.registry.evidence import PREFIX
 from nightshift.registry.evidence_page import draw_figures, render_page
 from nightshift.registry.leaks.point_in_time import point_in_time
@@ -17,21 +17,27 @@ if TYPE_CHECKING:
     from nightshift.registry.promotion_context import PromotionContext
 
 SAMPLE = "promotion"
+SHADOWED = "shadowed"
+SERVING_VERDICTS = ("first", "promoted", "refreshed")
+"""Verdicts by which a challenger becomes champion."""
 
 CHECKS: dict[str, Check] = {
     "provenance": sanity_checks.provenance,
     "signature": sanity_checks.signature,
     "training_window": sanity_checks.training_window,
     "unique_rows": sanity_checks.unique_rows,
+    "fitted_rows": sanity_checks.fitted_rows,
     "evidence_rows": sanity_checks.evidence_rows,
     "leakage": sanity_checks.leakage,
     "point_in_time": point_in_time,
     "feature_agreement": sanity_checks.feature_agreement,
     "scores": sanity_checks.scores,
+    "refit": sanity_checks.refit,
     "scoring_time": sanity_checks.scoring_time,
     "model_size": sanity_checks.model_size,
     "non_inferiority": performance_checks.non_inferiority,
     "superiority": performance_checks.superiority,
+    "refresh": performance_checks.refresh,
     "baseline": performance_checks.baselines,
     "calibration": performance_checks.calibration,
     "slice": performance_checks.slices,
@@ -46,7 +52,9 @@ class PromotionResult:
     """The result of the gate.
 
     Attributes:
-        verdict: ``first`` (champion without a predecessor), ``promoted`` or ``refused``.
+        verdict: ``first`` (champion without a predecessor), ``promoted`` (proved better),
+            ``refreshed`` (replaces an old champion), ``shadowed`` (sound, not proved) or
+            ``refused``.
         reasons: Why, one sentence each.
         criteria: Every criterion, in the order of the record.
         measured: All metrics, by source and slice; empty where the challenger cannot score.
@@ -89,17 +97,12 @@ def evaluate_challenger(context: PromotionContext) -> PromotionResult:
     failed = failures(criteria)
     can_score = any(part.name == "scores" and not part.is_refusal for part in criteria)
     figures = draw_figures(context, criteria) if can_score else {}
-    page = render_page(context, criteria, failed, figures)
+    verdict, reasons = conclude(context, criteria, failed)
+    page = render_page(context, criteria, verdict, failed or reasons, figures)
     page_key = content_key(f"{PREFIX}/{context.spec.name}", page, ".html")
     # The page is stored before the decision that names it.
     context.store.put(page_key, page, "text/html; charset=utf-8")
 
-    if failed:
-        verdict, reasons = "refused", failed
-    elif context.champion:
-        verdict, reasons = "promoted", ["Every criterion is met: better than the champion."]
-    else:
-        verdict, reasons = "first", ["Every criterion is met; there is no champion yet."]
     # A challenger that cannot score is not compared: its champion is not even loaded.
     champion_status = "not asked"
     measured: list[MetricValue] = []
@@ -121,6 +124,26 @@ def evaluate_challenger(context: PromotionContext) -> PromotionResult:
         page=page_key,
         champion_status=champion_status,
     )
+
+
+def conclude(
+    context: PromotionContext, criteria: list[Criterion], failed: list[str]
+) -> tuple[str, list[str]]:
+    """Return the verdict and its reasons, one sentence each."""
+    if failed:
+        return "refused", failed
+    if context.champion is None:
+        return "first", ["Every criterion is met; there is no champion yet."]
+    by_name = {criterion.name: criterion for criterion in criteria}
+    proved, old = by_name["superiority"], by_name["refresh"]
+    # A champion of another spec cannot be compared; a challenger of this spec replaces it.
+    if context.champion_model is None:
+        return "refreshed", ["Every criterion is met; the champion cannot serve this spec."]
+    if proved.verdict is CriterionVerdict.PASSED:
+        return "promoted", [f"Proved better than the champion. {proved.reason}"]
+    if old.verdict is CriterionVerdict.PASSED:
+        return "refreshed", [f"Nothing is proved, and the champion is old. {old.reason}"]
+    return "shadowed", [f"Sound, and not proved better yet. {proved.reason}"]
 
 
 def run_gate(context: PromotionContext) -> list[Criterion]:

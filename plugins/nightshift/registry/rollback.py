@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
+NOT_SERVING = {"refused", "shadowed"}
+"""Verdicts by which no version becomes champion."""
+
+
 class RollbackRefusedError(NightshiftError):
     """A version cannot be put back as requested; nothing was changed."""
 
@@ -39,13 +43,13 @@ class Succession:
         promotion_id: Identity in ``ml.promotions``.
         at: When it was decided, UTC.
         version: The version that it is about.
-        verdict: ``first``, ``promoted``, ``refused`` or ``rolled_back``.
+        verdict: Of ``PromotionResult``, or ``rolled_back``.
         champion_version: The champion before it; None for the first.
         effective_partition: First partition for which it counts.
         reasons: Why, one sentence each.
         actor: Who or what decided.
         run_id: The run that decided.
-        stands: Whether it was neither refused nor revoked by a later rollback.
+        stands: Whether it made a champion, and no later rollback revoked it.
     """
 
     promotion_id: int
@@ -82,7 +86,7 @@ def history(conn: Connection, model: str) -> list[Succession]:
 
 def decision_after(conn: Connection, model: str, run_id: str) -> Succession | None:
     """Return the last decision that another run made after this run's rollback, None without."""
-    decisions = [entry for entry in history(conn, model) if entry.verdict != "refused"]
+    decisions = [entry for entry in history(conn, model) if entry.verdict not in NOT_SERVING]
     own = [entry for entry in decisions if entry.run_id == run_id]
     if not any(entry.verdict == "rolled_back" for entry in own):
         return None
@@ -142,7 +146,7 @@ def record_rollback(
         )
     with conn.transaction():
         lock_model(conn, model)
-        last = history(conn, model)[-1]
+        last = [entry for entry in history(conn, model) if entry.verdict not in NOT_SERVING][-1]
         rollback = ("rolled_back", version, since.day)
         # A rerun of the task must not append a second rollback.
         if (last.verdict, last.version, last.effective_partition) == rollback:

@@ -6,33 +6,63 @@ import time
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pyarrow import concat_tables
 
-from nightshift.registry.checks import Criterion, at_most, passed_if
+from nightshift.models.booster import leaf_numbers
+from nightshift.models.calibration import EDGE
+from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if
 from nightshift.registry.feature_agreement import compare_features
+from nightshift.training.recipe.out_of_fold import log_loss
 from nightshift.training.single_feature_leakage import best_separation
+from nightshift.training.splits import rows_of
 from nightshift.training.training_set import mature_window
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nightshift.models.arrays import Vector
+    from nightshift.models.predictions import Predictions
+    from nightshift.models.trained_model import TrainedModel
     from nightshift.registry.promotion_context import PromotionContext
 
 TIMED_ROWS = 100_000
+MAXIMUM_REFIT_EXCESS = 0.1
+"""Share by which the loss of the model that serves may exceed the evaluated one's on days that only
+the former was fitted on.
+"""
+_BAGGING = ("bagging_fraction", "subsample", "data_sample_strategy", "bagging", "boosting")
+"""Parameters by which a tree is grown on a part of the rows."""
 
 
 def provenance(context: PromotionContext) -> Criterion:
     """Check that the files are those of the registered version, task and training set."""
-    model = context.trained
+    model = context.served
     version = context.challenger
-    # "train 2013-01-01..2013-05-01 | validation 2013-05-03..2013-05-09 | hold-out …"
-    _, _, validation = str(model.training.get("split", "")).partition("validation ")
-    _, _, fit_end = validation.partition(" |")[0].partition("..")
+    evaluated = version.as_evaluated
     # The files are written by the training, the version by the registry: they must agree.
     compared = {
         "the model": (model.model, version.model),
         "the task": (model.task, context.spec.task),
         "the digest": (model.digest, version.digest),
         "the training set": (model.training.get("training_set"), version.training_set),
-        "the last day of the fit": (fit_end, version.fit_end.isoformat()),
+        "the last day of the fit": (_fit_end(model), version.fit_end.isoformat()),
     }
+    if version.evaluated is not None:
+        # The evidence must be about a model of the same training set that never saw the hold-out.
+        holdout = context.split.holdout.first.day
+        compared |= {
+            "the evaluated model": (context.trained.digest, evaluated.digest),
+            "the evaluated model of the files": (
+                model.training.get("evaluated_digest"),
+                evaluated.digest,
+            ),
+            "its training set": (
+                context.trained.training.get("training_set"),
+                evaluated.training_set,
+            ),
+            "the last day of its fit": (_fit_end(context.trained), evaluated.fit_end.isoformat()),
+            "its fit before the hold-out": (evaluated.fit_end < holdout, True),
+        }
     differences = [
         f"{what} is {got!r}, registered {expected!r}"
         for what, (got, expected) in compared.items()
@@ -43,10 +73,42 @@ def provenance(context: PromotionContext) -> Criterion:
     return passed_if(not differences, "provenance", None, "equal", reason)
 
 
+def _fit_end(model: TrainedModel) -> str:
+    """Return the last day that a model says it was fitted on (ISO)."""
+    if "fit" in model.training:
+        return str(model.training["fit"]).rpartition("..")[2]
+    # Older models: "train 2013-01-01..2013-05-01 | validation 2013-05-03..2013-05-09 | hold-out …"
+    _, _, validation = str(model.training.get("split", "")).partition("validation ")
+    return validation.partition(" |")[0].rpartition("..")[2]
+
+
+def refit(context: PromotionContext) -> Criterion:
+    """Check that the model that would serve knows the hold-out as well as the evaluated one does.
+
+    It was fitted on these days too, so a worse loss means that its fit went wrong.
+    """
+    # The labels first: without a row there is nothing to compare.
+    evaluated = _loss(context.label, context.trained.predictions(context.rows))
+    served = _loss(context.label, context.served.predictions(context.rows))
+    excess = (served - evaluated) / max(evaluated, EDGE)
+    reason = (
+        f"On the hold-out the model that would serve has a loss of {served:.4f}, the evaluated one "
+        f"{evaluated:.4f}."
+    )
+    return at_most("refit", excess, MAXIMUM_REFIT_EXCESS, reason)
+
+
+def _loss(label: Vector, predictions: Predictions) -> float:
+    """Return the mean log loss, or the mean squared error."""
+    if predictions.probability is None:
+        return float(np.square(predictions.score - label).mean())
+    return log_loss(label, predictions.probability)
+
+
 def signature(context: PromotionContext) -> Criterion:
     """Check that the model reads the features of the spec, in its order."""
     expected = list(context.spec.features.names)
-    got = context.trained.signature.names
+    got = context.served.signature.names
     missing = sorted(set(expected) - set(got))
     extra = sorted(set(got) - set(expected))
     differences = []
@@ -89,6 +151,58 @@ def unique_rows(context: PromotionContext) -> Criterion:
     n_copies = keys.num_rows - distinct.num_rows
     reason = f"{n_copies} of {keys.num_rows} rows are copies of another one."
     return at_most("unique_rows", n_copies, 0, reason)
+
+
+def fitted_rows(context: PromotionContext) -> Criterion:
+    """Check that the trees were grown on exactly the rows that were meant for them.
+
+    A tree counts the rows of each of its leaves when it is grown. The same rows, sent through the
+    tree, must give the same counts: a model that saw days that judge it has other counts, whatever
+    it says of its training. The trees that serve must have seen every row of the window.
+    """
+    params = context.spec.training.params
+    sampled = sorted(set(_BAGGING) & params.keys())
+    if sampled:
+        reason = f"The spec grows each tree on a part of the rows ({', '.join(sampled)})."
+        return not_applicable("fitted_rows", reason)
+    split = context.split
+    # The gap between these parts was left out of the fit.
+    parts = [rows_of(context.all_rows, days) for days in (split.train, split.validation)]
+    rows = concat_tables(parts)
+    n_trees, n_grown, n_different = _compare_leaves(context.trained, rows)
+    if context.challenger.evaluated is not None:
+        n_trees_served, _, n_different_served = _compare_leaves(context.served, context.all_rows)
+        n_trees += n_trees_served
+        n_different += n_different_served
+    if not n_trees:
+        return not_applicable("fitted_rows", "No tree has a split.")
+    reason = (
+        f"The trees were grown on {n_grown:,} rows, the split has {rows.num_rows:,} for them "
+        f"({split.train}, {split.validation}); in {n_trees} tree(s) the leaves differ by "
+        f"{n_different:,}."
+    )
+    return at_most("fitted_rows", n_different, 0, reason, n_grown=n_grown, n_rows=rows.num_rows)
+
+
+def _compare_leaves(model: TrainedModel, rows: pa.Table) -> tuple[int, int, int]:
+    """Send rows through a model's trees.
+
+    Returns:
+        The number of trees with a split, the rows that they were grown on, and by how many rows
+        their leaves differ.
+    """
+    leaves = leaf_numbers(model.booster, model.encode(rows))
+    n_trees = n_grown = n_different = 0
+    for tree, reached in zip(model.trees, leaves.T, strict=True):
+        # A tree without a split may have no counts.
+        if len(tree.leaf_counts) <= 1:
+            continue
+        grown = np.asarray(tree.leaf_counts)
+        counts = np.bincount(reached.astype(np.int64), minlength=grown.size)
+        n_trees += 1
+        n_grown = max(n_grown, int(grown.sum()))
+        n_different += int(np.abs(counts - grown).sum())
+    return n_trees, n_grown, n_different
 
 
 def evidence_rows(context: PromotionContext) -> Criterion:
@@ -164,7 +278,7 @@ def scoring_time(context: PromotionContext) -> Criterion:
     durations = []
     for _ in range(2):
         started = time.process_time()
-        context.trained.predictions(rows)
+        context.served.predictions(rows)
         durations.append(time.process_time() - started)
     n_rows = max(1, rows.num_rows)
     seconds = min(durations) * TIMED_ROWS / n_rows
@@ -175,7 +289,7 @@ def scoring_time(context: PromotionContext) -> Criterion:
 
 def model_size(context: PromotionContext) -> Criterion:
     """Check the size of the model's files."""
-    n_bytes = sum(map(len, context.trained.files.values()))
+    n_bytes = sum(map(len, context.served.files.values()))
     limit = context.spec.promotion.maximum_model_bytes
     reason = f"The model's files have {n_bytes:,} bytes."
     return at_most("model_size", n_bytes, limit, reason)

@@ -91,6 +91,11 @@ def shard_query(
     return select_rows(spec, features, condition, is_ordered=False)
 
 
+def features_of_load(spec: ModelSpec, load: LoadRecord, features: Sequence[str]) -> sql.Composed:
+    """Return the query of all rows of one load, as ``shard_query``, in no order."""
+    return select_rows(spec, features, _in_loads([load.key]), is_ordered=False)
+
+
 def read_sample(
     settings: Settings, spec: ModelSpec, load: LoadRecord, features: Sequence[str]
 ) -> pa.Table:
@@ -98,7 +103,7 @@ def read_sample(
     from psycopg import sql
 
     # Any rows serve: an order would read the complete load.
-    rows = select_rows(spec, features, _in_loads([load.key]), is_ordered=False)
+    rows = features_of_load(spec, load, features)
     limit = sql.SQL(" limit {}").format(sql.Literal(SAMPLE_ROWS))
     return read_arrow(settings, rows + limit)
 

@@ -50,6 +50,11 @@ class Scorer:
         self.engine = choose_engine(model, engine)
         self.contributions = Contributions(model) if n_reasons else None
 
+    @property
+    def feature_names(self) -> list[str]:
+        """Return the columns that the model reads, in its order."""
+        return self._model.signature.names
+
     def score(self, rows: pa.RecordBatch | pa.Table) -> pa.Table:
         """Return ``score, probability, decile, is_positive, reasons`` for rows of the feature view.
 

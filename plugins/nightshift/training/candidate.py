@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition
@@ -29,7 +29,7 @@ class Provenance:
     Attributes:
         training_set: Key of the training set.
         partition: The partition that trained.
-        fit_end: Last feature partition that a fit has seen.
+        fit_end: Last feature partition that a fit of the model has seen.
         spec_digest: Digest of the spec.
         code_version: Version of the code.
     """
@@ -39,6 +39,30 @@ class Provenance:
     fit_end: dt.date
     spec_digest: str
     code_version: str
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """The stored files of the model that a version's evidence is about.
+
+    It is of the version's recipe and training set, but was fitted on the days before the hold-out
+    only. It never serves.
+
+    Attributes:
+        digest: The digest of both file digests.
+        model_key: Object key of ``model.lgb``; with digest and size.
+        metadata_key: Object key of ``model.json``; likewise.
+        fit_end: Last feature partition that a fit has seen, ISO.
+    """
+
+    digest: str
+    model_key: str
+    model_sha256: str
+    model_bytes: int
+    metadata_key: str
+    metadata_sha256: str
+    metadata_bytes: int
+    fit_end: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +84,8 @@ class Candidate(Provenance):
         measured: All evidence; empty when the version was registered before.
         engine_proof: Of ``models.engines.equivalence``; None leaves the version to the reference
             engine.
+        evaluated: The model that the evidence is about, of ``EvaluatedModel``; None if it is this
+            one.
     """
 
     model: str
@@ -75,6 +101,23 @@ class Candidate(Provenance):
     figures: dict[str, str]
     measured: list[MetricValue] = field(default_factory=list)
     engine_proof: dict[str, Any] | None = None
+    evaluated: dict[str, Any] | None = None
+
+
+def store_evaluated(
+    store: ObjectStore, evaluated: TrainedModel, served: TrainedModel, fit_end: dt.date
+) -> EvaluatedModel:
+    """Write the files of an evaluated model next to those of the model that serves; idempotent.
+
+    Raises:
+        ObjectStoreError: The object store cannot be reached.
+    """
+    prefix = f"models/{served.model}/{served.digest}/evaluated-{evaluated.digest}"
+    return EvaluatedModel(
+        digest=evaluated.digest,
+        fit_end=fit_end.isoformat(),
+        **_store_files(store, evaluated, prefix),
+    )
 
 
 def store_candidate(
@@ -83,6 +126,7 @@ def store_candidate(
     provenance: Provenance,
     measured: list[MetricValue],
     figures: dict[str, bytes],
+    evaluated: EvaluatedModel | None = None,
 ) -> Candidate:
     """Write a model's files under its digest, and its figures; idempotent.
 
@@ -90,12 +134,8 @@ def store_candidate(
         ObjectStoreError: The object store cannot be reached.
     """
     # Every key has the digest of its content, so a rerun writes the same objects.
-    files = trained.files
     prefix = f"models/{trained.model}/{trained.digest}"
-    digests = {
-        name: store.put(f"{prefix}/{name}", content, _CONTENT_TYPES[name])
-        for name, content in files.items()
-    }
+    files = _store_files(store, trained, prefix)
     figure_keys = {}
     for name, png in figures.items():
         # Another drawing library may give other bytes, so a figure's key has its own digest.
@@ -105,17 +145,25 @@ def store_candidate(
         **vars(provenance),
         model=trained.model,
         digest=trained.digest,
-        model_key=f"{prefix}/model.lgb",
-        model_sha256=digests["model.lgb"],
-        model_bytes=len(files["model.lgb"]),
-        metadata_key=f"{prefix}/model.json",
-        metadata_sha256=digests["model.json"],
-        metadata_bytes=len(files["model.json"]),
+        **files,
         trees_sha256=trees_digest(trained.text),
         metrics=trained.metrics,
         figures=figure_keys,
         measured=measured,
+        evaluated=None if evaluated is None else asdict(evaluated),
     )
+
+
+def _store_files(store: ObjectStore, trained: TrainedModel, prefix: str) -> dict[str, Any]:
+    """Write both files of a model; return their keys, digests and sizes."""
+    stored: dict[str, Any] = {}
+    for part, name in (("model", "model.lgb"), ("metadata", "model.json")):
+        content = trained.files[name]
+        key = f"{prefix}/{name}"
+        stored[f"{part}_key"] = key
+        stored[f"{part}_sha256"] = store.put(key, content, _CONTENT_TYPES[name])
+        stored[f"{part}_bytes"] = len(content)
+    return stored
 
 
 def find_candidate(

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.models.signature import numbers
-from nightshift.training.evaluation import (
-    MetricValue,
-    evidence,
-    measure,
-    overall,
-    rule_predictions,
-)
+from nightshift.training.evaluation import MetricValue, evidence, measure, overall, rule_predictions
 from nightshift.training.figures import draw_training
-from nightshift.training.model_fit import NO_PATHS, FitPaths, choose_threshold, fit_model
+from nightshift.training.model_fit import choose_threshold, fit_recipe, refit_recipe
+from nightshift.training.recipe.members import NO_PATHS, FitPaths
+from nightshift.training.recipe.search import searched
 from nightshift.training.reference_profile import describe
-from nightshift.training.splits import (
-    Split,
-    backtest_folds,
-    check_window,
-    is_trainable,
-    rows_between,
-    rows_of,
-)
+from nightshift.training.splits import Split, backtest_folds, check_window, is_trainable, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,79 +25,161 @@ if TYPE_CHECKING:
     from nightshift.models.arrays import Vector
     from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
+    from nightshift.training.model_fit import RecipeFit
 
 
 @dataclass(frozen=True)
 class HoldoutResult:
-    """A model and its predictions on the hold-out of one split.
+    """A fitted recipe and its predictions on the hold-out of one split.
 
     Attributes:
-        trained: The model; without reference profile and deciles.
+        spec: With the parameters that a search has found.
+        facts: The record of the search; empty without one.
+        fit: The recipe, fitted on the days before the hold-out.
         measured: Metrics on the hold-out.
         rows: The hold-out rows.
         label: Their labels; shape (n,).
         predictions: Predictions for them by source, ``challenger`` and ``baseline`` (the rule).
     """
 
-    trained: TrainedModel
+    spec: ModelSpec
+    facts: dict[str, Any]
+    fit: RecipeFit
     measured: list[MetricValue]
     rows: pa.Table
     label: Vector
     predictions: dict[str, Predictions]
 
+    @property
+    def trained(self) -> TrainedModel:
+        """Return the model that was measured."""
+        return self.fit.model
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training gives: the model that serves, and the one that its evidence is about.
+
+    Attributes:
+        served: The model that serves, with the hold-out metrics of ``evaluated``.
+        evaluated: The same recipe fitted on the days before the hold-out only; None if it serves.
+        unseen_score: Scores of the served model's out-of-fold rows; shape (n,).
+        result: Of ``evaluated`` on the hold-out.
+    """
+
+    served: TrainedModel
+    evaluated: TrainedModel | None
+    unseen_score: Vector
+    result: HoldoutResult
+
 
 def train_rows(
-    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, paths: FitPaths = NO_PATHS
-) -> tuple[TrainedModel, list[MetricValue], dict[str, bytes]]:
+    spec: ModelSpec,
+    rows: pa.Table,
+    split: Split,
+    training_set: str,
+    paths: FitPaths = NO_PATHS,
+) -> tuple[Training, list[MetricValue], dict[str, bytes]]:
     """Fit, calibrate and evaluate a model on rows in their total order.
 
     Returns:
-        The model, the metrics (hold-out and backtest) and figures by file name.
+        The training, the metrics (hold-out and backtest) and figures by file name.
     """
-    # The checkpoint belongs to the final fit.
-    fold_paths = replace(paths, checkpoint=None)
+    spec = _for_window(spec, split)
+    # The checkpoints belong to the final fits.
+    fold_paths = replace(paths, checkpoints=None)
     window = PartitionRange(split.train.first, split.holdout.last)
     folds = []
     for number, fold in enumerate(backtest_folds(window, spec.training), 1):
         if is_trainable(spec, rows, fold):
             sample = f"backtest-{number}"
-            folds.append(evaluate_split(spec, rows, fold, sample, fold_paths))
+            folds.append(
+                evaluate_split(
+                    spec,
+                    rows,
+                    fold,
+                    sample,
+                    fold_paths,
+                )
+            )
 
-    trained, final = fit_and_evaluate(spec, rows, split, training_set, paths)
-    trained = with_reference(trained, rows, split)
-    results = [final, *folds]
+    training = fit_and_evaluate(
+        spec,
+        rows,
+        split,
+        training_set,
+        paths,
+    )
+    results = [training.result, *folds]
     measured = list(chain.from_iterable(result.measured for result in results))
-    figures = draw_training(spec, final, metric_by_day(spec, results))
-    return trained, measured, figures
+    figures = draw_training(spec, training.result, metric_by_day(spec, results))
+    served = with_reference(training.served, rows, training.unseen_score)
+    return (replace(training, served=served), measured, figures)
 
 
 def fit_and_evaluate(
-    spec: ModelSpec, rows: pa.Table, split: Split, training_set: str, paths: FitPaths = NO_PATHS
-) -> tuple[TrainedModel, HoldoutResult]:
-    """Fit, calibrate and evaluate a model on rows in their total order.
+    spec: ModelSpec,
+    rows: pa.Table,
+    split: Split,
+    training_set: str,
+    paths: FitPaths = NO_PATHS,
+) -> Training:
+    """Fit the evaluated model, measure it on the hold-out, and fit the model that serves.
 
-    Returns:
-        The model with its hold-out metrics and deciles, and its hold-out result.
+    Args:
+        spec: The recipe.
+        rows: In their total order.
+        split: Of their window.
+        training_set: Key that the models will name.
+        paths: Checkpoints and binned rows.
     """
-    result = evaluate_split(spec, rows, split, "holdout", paths)
-    # Scores of the rows that the trees were fitted on are too extreme for deciles.
-    score = _unseen_scores(result.trained, rows, split)
-    edges = np.quantile(score, np.arange(1, 10) / 10)
-    metrics = {source: overall(result.measured, source) for source in result.predictions}
-    trained = replace(
-        result.trained,
-        decile_edges=tuple(edges.tolist()),
-        metrics=metrics,
-        # The gate compares it with the registered version.
-        training={**result.trained.training, "training_set": training_set},
+    spec = _for_window(spec, split)
+    result = evaluate_split(
+        spec,
+        rows,
+        split,
+        "holdout",
+        paths,
     )
-    return trained, result
+    # The gate compares these with the registered version.
+    facts = {**result.facts, "training_set": training_set, "split": str(split)}
+    metrics = {source: overall(result.measured, source) for source in result.predictions}
+    evaluated_days = PartitionRange(split.train.first, split.validation.last)
+    evaluated = _with_facts(result.fit, metrics, {**facts, "fit": str(evaluated_days)})
+    if not spec.training.recipe.refit:
+        return Training(
+            evaluated,
+            None,
+            result.fit.unseen_score,
+            result,
+        )
+
+    window = PartitionRange(split.train.first, split.holdout.last)
+    fitted = refit_recipe(
+        result.spec,
+        rows_of(rows, window),
+        result.fit,
+        result.rows,
+        paths,
+    )
+    served_facts = {**facts, "fit": str(window), "evaluated_digest": evaluated.digest}
+    served = _with_facts(fitted, metrics, served_facts)
+    return Training(
+        served,
+        evaluated,
+        fitted.unseen_score,
+        result,
+    )
 
 
 def evaluate_split(
-    spec: ModelSpec, rows: pa.Table, split: Split, sample: str, paths: FitPaths = NO_PATHS
+    spec: ModelSpec,
+    rows: pa.Table,
+    split: Split,
+    sample: str,
+    paths: FitPaths = NO_PATHS,
 ) -> HoldoutResult:
-    """Fit a model on one split and measure it, and the rule, on the hold-out.
+    """Fit a recipe on one split and measure it, and the rule, on the hold-out.
 
     Raises:
         WindowError: A part of the split cannot be used.
@@ -117,23 +188,67 @@ def evaluate_split(
     train = rows_of(rows, split.train)
     validation = rows_of(rows, split.validation)
     holdout = rows_of(rows, split.holdout)
-    trained = fit_model(spec, train, validation, paths)
-    trained = replace(trained, training={**trained.training, "split": str(split)})
+    # The days before the validation days are the only ones that a search looks at.
+    spec, facts = searched(spec, train, paths)
+    fit = fit_recipe(
+        spec,
+        train,
+        validation,
+        paths,
+    )
 
     label = numbers(holdout, spec.label.column)
     predictions = {
-        "challenger": trained.predictions(holdout),
+        "challenger": fit.model.predictions(holdout),
         "baseline": _rule_baseline(spec, validation, holdout),
     }
-    measured = evidence(spec, sample, holdout, label, predictions)
-    return HoldoutResult(trained, measured, holdout, label, predictions)
+    measured = evidence(
+        spec,
+        sample,
+        holdout,
+        label,
+        predictions,
+    )
+    return HoldoutResult(
+        spec,
+        facts,
+        fit,
+        measured,
+        holdout,
+        label,
+        predictions,
+    )
 
 
-def with_reference(trained: TrainedModel, rows: pa.Table, split: Split) -> TrainedModel:
-    """Return the model with the reference profile that the monitor measures drift against."""
-    fit_rows = rows_between(rows, split.train.first.day, split.validation.last.day)
-    score = _unseen_scores(trained, rows, split)
-    return replace(trained, reference=describe(fit_rows, trained.signature, score))
+def with_reference(trained: TrainedModel, rows: pa.Table, score: Vector) -> TrainedModel:
+    """Return the model with the reference profile that the monitor measures drift against.
+
+    Args:
+        trained: The model.
+        rows: Rows that it was fitted on.
+        score: Its scores of rows that the members were not fitted on; shape (m,).
+    """
+    return replace(trained, reference=describe(rows, trained.signature, score))
+
+
+def _for_window(spec: ModelSpec, split: Split) -> ModelSpec:
+    """Return the spec by which a window is trained: a short one by the linear member alone."""
+    window = PartitionRange(split.train.first, split.holdout.last)
+    return spec.model_copy(update={"training": spec.training.for_days(len(window))})
+
+
+def _with_facts(
+    fit: RecipeFit, metrics: dict[str, dict[str, float | None]], facts: dict[str, Any]
+) -> TrainedModel:
+    """Return a recipe's model with deciles, metrics and facts about its training."""
+    # Scores of the rows that the members were fitted on are too extreme for deciles.
+    edges = np.quantile(fit.unseen_score, np.arange(1, 10) / 10)
+    return replace(
+        fit.model,
+        decile_edges=tuple(edges.tolist()),
+        metrics=metrics,
+        training={**fit.model.training, **facts},
+    )
 
 
 def metric_by_day(spec: ModelSpec, results: list[HoldoutResult]) -> dict[str, dict[str, float]]:
@@ -159,10 +274,9 @@ def _rule_baseline(spec: ModelSpec, validation: pa.Table, holdout: pa.Table) -> 
     # The rule gets the same chance as the model: no threshold is chosen on the hold-out.
     label = numbers(validation, spec.label.column)
     threshold = choose_threshold(spec, label, rule_predictions(spec.task, rule, validation))
-    return rule_predictions(spec.task, rule, holdout, threshold)
-
-
-def _unseen_scores(trained: TrainedModel, rows: pa.Table, split: Split) -> Vector:
-    """Return the scores of the rows that the trees were not fitted on."""
-    unseen = rows_between(rows, split.validation.first.day, split.holdout.last.day)
-    return trained.predictions(unseen).score
+    return rule_predictions(
+        spec.task,
+        rule,
+        holdout,
+        threshold,
+    )

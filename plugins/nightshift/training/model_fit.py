@@ -1,21 +1,37 @@
-"""Fit one model: encode, grow trees, calibrate, choose the threshold."""
+"""Fit one model by its recipe: members, their shares, calibration, level and threshold."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nightshift.contracts.metrics import Task
-from nightshift.errors import NightshiftError
-from nightshift.kernels import thread_count
 from nightshift.models.booster import load_booster, predict_raw
-from nightshift.models.calibration import fit_calibration
-from nightshift.models.signature import encode, encode_columns, learn_signature, numbers
+from nightshift.models.calibration import apply_calibration
+from nightshift.models.linear_member import LinearMember
+from nightshift.models.model_format.blend import blend_models
+from nightshift.models.signature import encode, numbers
 from nightshift.models.trained_model import TrainedModel
 from nightshift.training.evaluation import best_threshold
-from nightshift.training.trees.boosting import FitPlan, fit_trees
-from nightshift.training.trees.dask_trees import fit_trees_on_dask
+from nightshift.training.recipe.members import (
+    NO_PATHS,
+    FitPaths,
+    FitRows,
+    averaged_trees,
+    days_of,
+    linear_member,
+    watched_trees,
+)
+from nightshift.training.recipe.out_of_fold import (
+    OutOfFold,
+    choose_calibration,
+    choose_share,
+    common_rounds,
+    level_offset,
+    rolling_blocks,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,103 +42,287 @@ if TYPE_CHECKING:
     from nightshift.models.signature import Signature
 
 
-_OBJECTIVES = {Task.BINARY: "binary", Task.REGRESSION: "regression"}
 DEFAULT_THRESHOLD = 0.5
-
-
-class TrainingError(NightshiftError):
-    """The spec cannot be trained."""
-
-    code = "NS-TRAIN-011"
+_CALIBRATIONS = ("platt", "isotonic", "none")
 
 
 @dataclass(frozen=True)
-class FitPaths:
-    """Files and the cluster that a fit may use.
+class Members:
+    """Fitted members of a recipe.
 
     Attributes:
-        checkpoint: File from which a killed fit resumes; None starts anew.
-        binned_rows: Folder of rows that earlier fits have binned; None bins them.
-        dask_scheduler: Address for ``training.engine: dask``; empty starts local workers.
+        signature: Features and levels.
+        trees: The trees of each seed; text models.
+        linear: The linear member; None without one.
+        n_rounds: Trees that count in each text; -1 for all.
     """
 
-    checkpoint: Path | None = None
-    binned_rows: Path | None = None
-    dask_scheduler: str = ""
+    signature: Signature
+    trees: list[str]
+    linear: LinearMember | None
+    n_rounds: int = -1
+
+    def scores(self, spec: ModelSpec, rows: pa.Table) -> OutOfFold:
+        """Score rows of days that the members were not fitted on, as one block."""
+        matrix = encode(rows, self.signature)
+        trees = np.zeros(len(matrix))
+        for text in self.trees:
+            booster = load_booster(text, self.signature.names)
+            trees += predict_raw(booster, matrix, self.n_rounds) / len(self.trees)
+        linear = np.zeros(len(matrix)) if self.linear is None else self.linear.raw(matrix)
+        label = numbers(rows, spec.label.column)
+        return OutOfFold(
+            label,
+            days_of(rows),
+            np.zeros(len(matrix), np.int64),
+            trees,
+            linear,
+        )
 
 
-NO_PATHS = FitPaths()
+@dataclass(frozen=True)
+class RecipeFit:
+    """A fitted recipe and the evidence by which it was put together.
+
+    Attributes:
+        model: The model; without reference profile, deciles and metrics.
+        members: Its members.
+        scores: Out-of-fold scores of the validation days.
+        n_rounds: Trees of each seed.
+    """
+
+    model: TrainedModel
+    members: Members
+    scores: OutOfFold
+    n_rounds: int
+
+    @property
+    def unseen_score(self) -> Vector:
+        """Return the model's scores of the out-of-fold rows, shape (n,), for its deciles."""
+        raw = self.scores.blended(self.model.training["linear_share"])
+        return self.model.from_raw(raw + self.model.training["shift"]).score
 
 
 def fit_model(
     spec: ModelSpec, train_rows: pa.Table, validation: pa.Table, paths: FitPaths = NO_PATHS
 ) -> TrainedModel:
-    """Fit trees on one part; stop, calibrate and choose the threshold on a later one.
+    """Fit a recipe; see ``fit_recipe``."""
+    return fit_recipe(
+        spec,
+        train_rows,
+        validation,
+        paths,
+    ).model
+
+
+def fit_recipe(
+    spec: ModelSpec, train_rows: pa.Table, validation: pa.Table, paths: FitPaths = NO_PATHS
+) -> RecipeFit:
+    """Fit a recipe on earlier and validation rows; the validation rows are predicted in blocks.
+
+    Each block is predicted by members that were fitted on the rows before it. These predictions
+    choose the rounds, the linear share, the calibration, the level and the threshold. The members
+    themselves are then fitted on all rows.
 
     Raises:
-        TrainingError: The task has no trainer.
+        TrainingError: The task has no trainer, or a weight is not above 0.
         SignatureError: The rows do not fit the spec.
         DaskError: The spec asks for Dask, and its cluster failed.
     """
-    # Levels of categories are learnt from the training part alone.
-    signature = learn_signature(spec.features, train_rows)
-    plan = _fit_plan(spec, signature)
-    matrix, label = encode(validation, signature), numbers(validation, spec.label.column)
-    train = encode_columns(train_rows, signature), numbers(train_rows, spec.label.column)
-    if spec.training.engine == "dask":
-        fit = fit_trees_on_dask(train, (matrix, label), plan, paths.dask_scheduler)
-    else:
-        fit = fit_trees(train, (matrix, label), plan, paths.checkpoint, paths.binned_rows)
+    import pyarrow as pa
 
-    raw = predict_raw(load_booster(fit.text, signature.names), matrix)
-    # A regression predicts the label itself, so nothing is calibrated.
+    training = spec.training
+    blocks = list(
+        rolling_blocks(
+            train_rows,
+            validation,
+            training.recipe.folds,
+            training.gap_days,
+        )
+    )
+    grown = []
+    for number, (before, block) in enumerate(blocks):
+        fit_rows = FitRows(spec, before)
+        fit = watched_trees(
+            fit_rows,
+            block,
+            paths,
+            f"block-{number}",
+        )
+        grown.append((fit_rows, fit))
+    losses = [fit.losses for _, fit in grown]
+    n_rounds, loss = common_rounds(losses, [block.num_rows for _, block in blocks])
+
+    scores: OutOfFold | None = None
+    for (fit_rows, fit), (_, block) in zip(grown, blocks, strict=True):
+        linear = _linear_of(fit_rows)
+        members = Members(
+            fit_rows.signature,
+            [fit.text],
+            linear,
+            n_rounds,
+        )
+        part = members.scores(spec, block)
+        scores = part if scores is None else scores.and_then(part)
+    assert scores is not None  # noqa: S101 - the validation rows make at least one block
+
+    fit_rows = FitRows(spec, pa.concat_tables([train_rows, validation]))
+    members = _fit_members(
+        fit_rows,
+        n_rounds,
+        paths,
+        "evaluated",
+    )
+    model = _assemble(
+        spec,
+        members,
+        scores,
+        {"n_rounds": n_rounds, "loss": loss},
+    )
+    return RecipeFit(
+        model,
+        members,
+        scores,
+        n_rounds,
+    )
+
+
+def refit_recipe(
+    spec: ModelSpec,
+    rows: pa.Table,
+    evaluated: RecipeFit,
+    holdout: pa.Table,
+    paths: FitPaths,
+) -> RecipeFit:
+    """Fit the recipe of a evaluated model on all mature days: the model that serves.
+
+    Args:
+        spec: The recipe.
+        rows: All rows of the window.
+        evaluated: The model that was fitted on the days before the hold-out; its rounds hold.
+        holdout: Rows of the hold-out; their predictions by the evaluated members are the newest
+            block.
+        paths: Checkpoints and binned rows.
+    """
+    scores = evaluated.scores.and_then(evaluated.members.scores(spec, holdout))
+    members = _fit_members(
+        FitRows(spec, rows),
+        evaluated.n_rounds,
+        paths,
+        "served",
+    )
+    facts = {name: evaluated.model.training[name] for name in ("n_rounds", "loss")}
+    model = _assemble(
+        spec,
+        members,
+        scores,
+        facts,
+    )
+    return RecipeFit(
+        model,
+        members,
+        scores,
+        evaluated.n_rounds,
+    )
+
+
+def choose_threshold(spec: ModelSpec, label: Vector, predictions: Predictions) -> float:
+    """Return the threshold that the spec declares, or the one with the best F1 score.
+
+    Costs give the threshold at which a false alarm and a miss cost the same; a regression has 0.5.
+    """
+    if spec.positive_threshold is not None:
+        return spec.positive_threshold
+    costs = spec.training.recipe.costs
+    if costs is not None:
+        return costs.threshold
+    if predictions.probability is None:
+        return DEFAULT_THRESHOLD
+    return best_threshold(label, predictions.probability)
+
+
+def _fit_members(fit_rows: FitRows, n_rounds: int, paths: FitPaths, name: str) -> Members:
+    trees = averaged_trees(
+        fit_rows,
+        n_rounds,
+        paths,
+        name,
+    )
+    return Members(fit_rows.signature, trees, _linear_of(fit_rows))
+
+
+def _linear_of(fit_rows: FitRows) -> LinearMember | None:
+    has_share = any(share > 0 for share in fit_rows.spec.training.recipe.linear.shares)
+    return linear_member(fit_rows) if has_share else None
+
+
+def _assemble(
+    spec: ModelSpec, members: Members, scores: OutOfFold, facts: dict[str, Any]
+) -> TrainedModel:
+    """Put members together by their out-of-fold scores."""
+    recipe = spec.training.recipe
+    is_binary = spec.task == Task.BINARY
+    share = choose_share(scores, recipe.linear.shares, is_binary=is_binary)
+    raw = scores.blended(share)
+    linear = members.linear.scaled(share) if members.linear and share > 0 else None
+
+    # A regression predicts the label itself: its level is an intercept, and nothing is calibrated.
     calibration: dict[str, Any] = {"method": "none"}
-    if spec.task == Task.BINARY:
-        calibration = fit_calibration(spec.training.calibration, raw, label)
+    predicted = raw
+    if is_binary:
+        declared = spec.training.calibration
+        methods = _CALIBRATIONS if declared == "auto" else (declared,)
+        calibration = choose_calibration(scores, raw, methods)
+        predicted = apply_calibration(calibration, raw)
+    offset = level_offset(
+        predicted,
+        scores,
+        recipe.level,
+        is_binary=is_binary,
+    )
+    shift = 0.0
+    if is_binary:
+        calibration = _moved(calibration, offset)
+    else:
+        shift = offset
+        linear = (linear or _no_line(members.signature)).shifted(shift)
+
     model = TrainedModel(
-        text=fit.text,
+        text=blend_models(members.trees, 1 - share),
         model=spec.name,
         task=spec.task,
-        signature=signature,
+        signature=members.signature,
+        linear=linear,
         calibration=calibration,
         threshold=DEFAULT_THRESHOLD,
         decile_edges=(),
         reference={},
         metrics={},
         training={
+            **facts,
             "seed": spec.training.seed,
-            "n_trees": fit.best_round,
-            "n_rounds": len(fit.losses),
-            "loss": min(fit.losses),
+            "n_trees": facts["n_rounds"] * len(members.trees),
+            "linear_share": share,
+            "level_offset": offset,
+            "shift": shift,
         },
     )
     # The threshold is one of calibrated probabilities, so it is chosen last.
-    return replace(model, threshold=choose_threshold(spec, label, model.from_raw(raw)))
+    predictions = model.from_raw(raw + shift)
+    return replace(model, threshold=choose_threshold(spec, scores.label, predictions))
 
 
-def choose_threshold(spec: ModelSpec, label: Vector, predictions: Predictions) -> float:
-    """Return the spec's threshold, or the one with the best F1 score; 0.5 for a regression."""
-    if spec.positive_threshold is not None:
-        return spec.positive_threshold
-    if predictions.probability is None:
-        return DEFAULT_THRESHOLD
-    return best_threshold(label, predictions.probability)
+def _moved(calibration: dict[str, Any], offset: float) -> dict[str, Any]:
+    """Return a calibration whose log-odds are moved; steps follow the newest days only by refit."""
+    if calibration["method"] == "isotonic" or offset == 0:
+        return calibration
+    slope = calibration.get("slope", 1.0)
+    intercept = calibration.get("intercept", 0.0) + offset
+    return {"method": "platt", "slope": slope, "intercept": intercept}
 
 
-def _fit_plan(spec: ModelSpec, signature: Signature) -> FitPlan:
-    if spec.task not in _OBJECTIVES:
-        raise TrainingError(
-            f"Task {spec.task} has no trainer.",
-            expected=", ".join(_OBJECTIVES),
-            todo="Choose a task that has one.",
-        )
-    return FitPlan(
-        objective=spec.training.objective or _OBJECTIVES[spec.task],
-        params=spec.training.params,
-        seed=spec.training.seed,
-        n_rounds=spec.training.num_boost_round,
-        patience_rounds=spec.training.early_stopping_rounds,
-        categorical_positions=signature.categorical_positions,
-        names=signature.names,
-        n_threads=thread_count(),
+def _no_line(signature: Signature) -> LinearMember:
+    """Return a linear member that adds nothing."""
+    return LinearMember.empty(
+        len(signature.numeric), [len(levels) for _, levels in signature.categorical]
     )

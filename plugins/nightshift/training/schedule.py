@@ -27,17 +27,17 @@ def is_due(settings: Settings, spec: ModelSpec, partition: Partition) -> bool:
 
     It does when its schedule says so, when a retrain request of the monitor is open, or when it
     has closed one (a rerun). A weekly training that was missed stays due until a partition has
-    trained. A warehouse whose history is shorter than ``minimum_days`` is never due: the rule
-    scores its partitions.
+    trained. A warehouse whose history is shorter than ``training.first_days`` is never due: the
+    rule scores its partitions.
     """
     training = spec.training
     with connect(settings, f"nightshift is_due {spec.name}"[:63]) as conn:
         published = published_loads(conn, spec.features_dataset, mature_window(spec, partition))
-        if len(published) < training.minimum_days:
+        if len(published) < training.first_days:
             logger.info(
-                "%s has fewer published days than training.minimum_days, %s.",
+                "%s has fewer published days than a first training needs, %s.",
                 spec.features_dataset,
-                training.minimum_days,
+                training.first_days,
             )
             return False
         # ``weekly`` has its day; ``never`` trains on request only.

@@ -52,9 +52,10 @@ class Split:
 def split_window(window: PartitionRange, training: Training) -> Split:
     """Split the days of a training set; its hold-out ends on the window's last day.
 
-    The window has at least ``training.minimum_days`` days. The spec guarantees that then at least
-    one day is left to train on.
+    The window has at least ``training.first_days`` days. The spec guarantees that then at least one
+    day is left to train on. A short window is split as ``Training.for_days`` says.
     """
+    training = training.for_days(len(window))
     # The parts are laid out backwards from the last day: the latest rows are the hold-out.
     holdout = _days_until(window.last, training.holdout_days)
     gap = -1 - training.gap_days

@@ -61,10 +61,7 @@ class TrainingQuery:
         columns = [sql.Identifier("f", name) for name in names if name not in LOAD_COLUMNS]
         return sql.SQL(
             """
-            with labels as (
-                select distinct on (l.{key}) l.{key}, l.{label} {known_labels}
-                order by l.{key}, l.known_at desc, l.partition_date desc
-            )
+            with labels as ({labels})
             select {columns}, labels.{label} {features}
             join labels on labels.{key} = f.{key}
             where labels.{label} is not null and {in_sample}
@@ -74,9 +71,25 @@ class TrainingQuery:
             key=sql.Identifier(self.spec.entity.key),
             label=sql.Identifier(self.spec.label.column),
             columns=sql.SQL(", ").join(columns),
-            known_labels=self._known_labels,
+            labels=self.labels,
             features=self._published_features,
             in_sample=_in_sample(sql.Identifier("f", self.spec.entity.key), sampled_share),
+        )
+
+    @property
+    def labels(self) -> sql.Composed:
+        """Return the query of the key and the label of every entity, as known at ``as_of``."""
+        from psycopg import sql
+
+        return sql.SQL(
+            """
+            select distinct on (l.{key}) l.{key}, l.{label} {known_labels}
+            order by l.{key}, l.known_at desc, l.partition_date desc
+            """
+        ).format(
+            key=sql.Identifier(self.spec.entity.key),
+            label=sql.Identifier(self.spec.label.column),
+            known_labels=self._known_labels,
         )
 
     def read(self, settings: Settings, query: sql.Composed, application_name: str) -> pa.Table:

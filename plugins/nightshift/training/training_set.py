@@ -196,7 +196,7 @@ def _complete_window(
             todo="Backfill these days, then rerun the training.",
             code="NS-TRAIN-002",
         )
-    if len(window) < spec.training.minimum_days:
+    if len(window) < spec.training.first_days:
         raise _too_few_days(spec, len(window))
     return window
 
@@ -293,7 +293,7 @@ def check_rows(spec: ModelSpec, rows: pa.Table) -> None:
     names = [*spec.features.names, *slices, spec.scoring.fallback.feature]
     check_columns(names, rows)
     n_days = len(rows.column("partition_date").unique())
-    if n_days < spec.training.minimum_days:
+    if n_days < spec.training.first_days:
         raise _too_few_days(spec, n_days)
 
     is_binary = spec.task == "binary"
@@ -311,10 +311,12 @@ def check_rows(spec: ModelSpec, rows: pa.Table) -> None:
 
 
 def _too_few_days(spec: ModelSpec, n_days: int) -> TrainingSetError:
-    """Return the error of a history that is shorter than ``training.minimum_days``."""
+    """Return the error of a history that is too short for a first training."""
+    has_cold_start = spec.training.cold_start_days is not None
+    name = "training.cold_start_days" if has_cold_start else "training.minimum_days"
     return TrainingSetError(
         f"Too few labelled days to train {spec.name}.",
-        expected=f"at least {spec.training.minimum_days} (training.minimum_days)",
+        expected=f"at least {spec.training.first_days} ({name})",
         got=str(n_days),
         todo="Backfill more history; until then the fallback rule scores.",
     )

@@ -41,7 +41,7 @@ class Target:
 
 
 # Table name of a dataset by layer. The monitor's tables hold several models, so they are no target.
-_TABLES = {"raw": "{}", "features": "feat_{}", "predictions": "{}"}
+_TABLES = {"raw": "{}", "features": "feat_{}", "predictions": "{}", "shadow": "{}"}
 
 
 def target_of(dataset: str) -> Target | None:

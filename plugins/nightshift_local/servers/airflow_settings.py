@@ -16,6 +16,7 @@ POOLS = {
     "warehouse": (4, "Tasks that keep the warehouse busy."),
     "scoring": (4, "Shards that are scored at the same time."),
     "rescue": (2, "Rescues before the deadline, which wait for nobody."),
+    "shadow": (1, "Shadow scores of challengers, which wait for everything else."),
 }
 
 QUIET_VENDORS = {

@@ -30,7 +30,7 @@ from nightshift.backtest.policy_backtest import (
 )
 from nightshift.backtest.policy_results import PolicyResult
 from nightshift.backtest.progress_log import ProgressLog
-from nightshift.backtest.promotion_replay import passes_gate
+from nightshift.backtest.promotion_replay import PromotionReplay
 from nightshift.backtest.walk_forward import labelled_set
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.lake.object_store import ObjectStore
@@ -146,17 +146,20 @@ def test_verdict_of_another_champion_does_not_count_when_the_model_changed(
 
 @pytest.mark.parametrize("night", [dt.date(2020, 2, 4), dt.date(2020, 2, 8)])
 def test_gate_decides_as_the_product_does(stormy: World, tmp_path: Path, night: dt.date):
-    training_set = build_training_set(stormy.settings, stormy.spec, Partition(night), stormy.run)
+    # A champion that is old at once: the gate runs in full, and may refresh, keep or refuse.
+    promotion = stormy.spec.promotion.model_copy(update={"stale_after_days": 1})
+    spec = stormy.spec.model_copy(update={"promotion": promotion})
+    training_set = build_training_set(stormy.settings, spec, Partition(night), stormy.run)
     version = register(
         stormy.settings,
-        train(stormy.settings, stormy.spec, training_set.key, stormy.run),
+        train(stormy.settings, spec, training_set.key, stormy.run),
         stormy.run,
     )
-    decision = decide(stormy.settings, stormy.spec, version.version, stormy.run)
-    assert (
-        passes_gate(stormy.settings, models_of(stormy, tmp_path, CHAMPION, night), night, CHAMPION)
-        == decision.is_promoted
-    ), decision.reasons
+    decision = decide(stormy.settings, spec, version.version, stormy.run)
+    models = replace(models_of(stormy, tmp_path, CHAMPION, night), spec=spec)
+    run = PolicyRun(Policy(Schedule.NIGHTLY, is_gated=True), served={NIGHTS[0]: CHAMPION})
+    replay = PromotionReplay(stormy.settings, models, NIGHTS[0])
+    assert replay.verdict(night, night, run) == decision.verdict, decision.reasons
 
 
 def test_every_policy_takes_its_course_when_they_run_side_by_side(stormy: World, tmp_path: Path):

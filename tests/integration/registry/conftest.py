@@ -31,6 +31,8 @@ from nightshift.models.trained_model import TrainedModel
 from nightshift.registry.model_versions import ModelVersion, register
 from nightshift.registry.promotion import Decision, decide
 from nightshift.registry.promotion_context import PromotionContext
+from nightshift.registry.streams.members import TRAINED
+from nightshift.registry.streams.nights import read_evidence
 from nightshift.settings import Settings
 from nightshift.training.candidate import Provenance, store_candidate
 from nightshift.training.model_fit import fit_model
@@ -200,9 +202,33 @@ class Court:
         origin = Provenance(training_set.key, night, end, self.spec.digest, "test")
         return register(self.settings, store_candidate(self.store, model, origin, [], {}), RUN)
 
-    def judge(self, model: TrainedModel, spec: ModelSpec | None = None, **origin: Any) -> Decision:
-        """Register and decide."""
-        return decide(self.settings, spec or self.spec, self.register(model, **origin).version, RUN)
+    def judge(
+        self,
+        model: TrainedModel,
+        spec: ModelSpec | None = None,
+        on: Partition | None = None,
+        **origin: Any,
+    ) -> Decision:
+        """Register and decide, on its own night or a later one."""
+        version = self.register(model, **origin).version
+        return decide(self.settings, spec or self.spec, version, RUN, on)
+
+    def record_nights(self, gains: npt.NDArray[np.float64], champion: int, first: int = 1) -> None:
+        """Record nights of the newest challengers' stream, ``first`` days after ``NIGHT`` on."""
+        for number, gain in enumerate(gains):
+            self.conn.execute(
+                "insert into monitoring.stream_nights (model, stream, partition_date,"
+                " champion_version, challenger_version, loss, n_rows, champion_loss,"
+                " challenger_loss, predictions_load, shadow_load, known_on, run_id)"
+                " values (%s, 'trained', %s, %s, 99, 'log_loss', 300, 0.5, %s, 1, 1, %s, 'test')",
+                [
+                    self.spec.name,
+                    NIGHT.shift(first + number).day,
+                    champion,
+                    0.5 - float(gain),
+                    NIGHT.shift(first + number + 2).day,
+                ],
+            )
 
     def keep_rows(self, rows: pa.Table, **facts: Any) -> TrainingSet:
         """Record other rows as a training set of the same night."""
@@ -260,8 +286,11 @@ class Court:
             "select manifest from ml.training_sets where training_set = %s", [version.training_set]
         ).fetchone()[0]
         training_set = find_training_set(self.conn, version.training_set)
+        spec = spec or self.spec
+        number = champion.version if champion else None
+        evidence = read_evidence(self.conn, spec, TRAINED, version.partition, number)
         return PromotionContext(
-            self.settings, self.store, spec or self.spec, training_set, manifest, version, champion
+            self.settings, self.store, spec, training_set, manifest, version, champion, evidence
         )
 
 

@@ -21,6 +21,8 @@ from nightshift.registry import promotion, promotion_gate
 from nightshift.registry.model_versions import register
 from nightshift.registry.performance_checks import churn
 from nightshift.training.candidate import Provenance, store_candidate
+from nightshift.training.model_fit import fit_model
+from nightshift.training.splits import rows_between, rows_of, split_window
 
 pytestmark = [pytest.mark.integration, pytest.mark.mlts("infra-4")]
 
@@ -53,7 +55,7 @@ def recalibrated(model, slope=1.0, intercept=0.0):
 def test_refused_by_baselines_and_champion_when_labels_are_shuffled(court):
     shuffled = np.random.default_rng(3).permutation(court.column("is_late"))
     found = refused_by(court, court.judge(court.fit(rows=court.with_column("is_late", shuffled))))
-    assert {"non_inferiority", "superiority", "baseline[linear]", "baseline[tree]"} <= found
+    assert {"non_inferiority", "baseline[linear]", "baseline[tree]"} <= found
 
 
 def test_refused_as_inferior_when_signs_are_flipped(court):
@@ -130,7 +132,7 @@ def test_refused_by_window_when_trained_on_a_hole(court):
         replace(model, training={**model.training, "training_set": training_set.key}),
         training_set=training_set,
     )
-    assert {"training_window"} <= refused_by(court, decision) <= {"training_window", "superiority"}
+    assert refused_by(court, decision) == {"training_window"}
     assert "At most 6 day(s) in a row have no row" in decision.reasons[0]
 
 
@@ -217,7 +219,7 @@ def test_refused_when_a_leaf_is_not_a_number(court):
         RUN,
     )
     decision = promotion.decide(court.settings, court.spec, version.version, RUN)
-    assert {"provenance", "scores", "superiority"} <= refused_by(court, decision)
+    assert {"provenance", "scores", "non_inferiority"} <= refused_by(court, decision)
     assert "NS-MODEL" in decision.reasons[0]
 
 
@@ -250,6 +252,17 @@ def test_refused_by_rows_when_too_few_days_are_unseen(court):
     assert "600 rows of 2 day(s)" in " ".join(decision.reasons) or "of 3 day(s)" in " ".join(
         decision.reasons
     )
+
+
+def test_refused_by_its_leaves_when_it_has_seen_the_days_that_judge_it(court):
+    """It was fitted on the hold-out too, and files and registration claim that it was not."""
+    split = split_window(court.training_set.window, court.spec.training)
+    everything = rows_between(court.rows, split.train.first.day, split.holdout.last.day)
+    seen = fit_model(court.spec, everything, rows_of(court.rows, split.validation))
+    honest = court.fit(num_leaves=9)
+    decision = court.judge(replace(honest, text=seen.text, calibration=seen.calibration))
+    assert refused_by(court, decision) == {"fitted_rows"}
+    assert "The trees were grown on 13,200 rows, the split has 7,200" in " ".join(decision.reasons)
 
 
 def test_refused_by_copies_when_rows_are_doubled(court):
@@ -352,7 +365,7 @@ def test_refused_when_its_file_was_changed_in_the_bucket(court):
 
 
 @pytest.mark.parametrize("changes", [{"seed": 99}, {"num_boost_round": 59}])
-def test_refused_by_superiority_alone_when_equal(court, changes):
+def test_kept_in_the_shadow_when_equal(court, changes):
     champion = make_spec(
         training={
             "params": {"num_leaves": 5, "min_data_in_leaf": 50, "learning_rate": 0.15},
@@ -361,7 +374,8 @@ def test_refused_by_superiority_alone_when_equal(court, changes):
     )
     model = court.fit(champion)
     decision = court.judge(replace(model, training={**model.training, "note": str(changes)}))
-    assert refused_by(court, decision) == {"superiority"}
+    assert (decision.verdict, court.refusals(decision)) == ("shadowed", {})
+    assert promotion.champion_for(court.conn, court.spec.name, NIGHT.shift(1)).version == 1
 
 
 def test_range_of_days_is_that_of_the_world(court):

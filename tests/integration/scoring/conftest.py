@@ -158,9 +158,13 @@ class Registry:
         self.store.ensure_bucket()
 
     def promote(
-        self, effective: str, seed: int = 1, proof: dict[str, Any] | None = None
+        self,
+        effective: str,
+        seed: int = 1,
+        proof: dict[str, Any] | None = None,
+        verdict: str = "promoted",
     ) -> ModelVersion:
-        """Make a new version champion from a partition on.
+        """Make a new version champion from a partition on, or decide otherwise about it.
 
         With or without a proof for the accelerated engine.
         """
@@ -182,8 +186,8 @@ class Registry:
         self.conn.execute(
             "insert into ml.promotions (model, version, verdict, partition_date,"
             " effective_partition, reasons, numbers, run_id, actor)"
-            " values (%s, %s, 'promoted', %s, %s, '{}', '{}', 'r', 'test')",
-            [self.spec.name, version.version, day.day, effective],
+            " values (%s, %s, %s, %s, %s, '{}', '{}', 'r', 'test')",
+            [self.spec.name, version.version, verdict, day.day, effective],
         )
         return version
 

@@ -122,8 +122,9 @@ def test_same_digest_when_killed_after_every_checkpoint(world, training_set, mon
             break
         except Killed:
             n_kills += 1
-            assert n_kills < 20
-    assert n_kills == 2
+            assert n_kills < 40
+    # Two blocks, the evaluated and the served trees: each fit has a checkpoint of its own.
+    assert n_kills >= 4
     assert resumed.digest == undisturbed.digest
     assert list((world.settings.home / "checkpoints").iterdir()) == []
 

@@ -8,7 +8,7 @@ from tests.raw_bucket import overwrite
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.sandboxed_load import LoadTimeoutError
-from nightshift.registry import evidence_page, promotion, promotion_context
+from nightshift.registry import champions, evidence_page, promotion
 from nightshift.registry.champions import champion_for
 from nightshift.registry.model_versions import RegistryError, find_version, load_model, register
 from nightshift.registry.promotion import PromotionRaceError, decide
@@ -143,7 +143,9 @@ def test_old_night_trained_late_does_not_replace_the_later_champion(world):
 
 def test_rows_that_the_champion_was_fitted_on_are_left_out(world):
     champion = make_version(world, validation_days=1, holdout_days=2, gap_days=0)
-    assert str(champion.fit_end) == "2020-01-28"
+    assert str(champion.as_evaluated.fit_end) == "2020-01-28"
+    # What serves has seen the hold-out too.
+    assert str(champion.fit_end) == "2020-01-30"
     seat(world, champion)
     decision = judge(world, make_version(world))
     assert decision.numbers["rows"] == {"first": "2020-01-30", "last": "2020-01-30", "n_rows": 57}
@@ -154,7 +156,8 @@ def test_refused_when_no_row_is_later_than_the_champions_fit(world):
     champion = make_version(world, validation_days=1, holdout_days=1, gap_days=0)
     seat(world, champion)
     decision = judge(world, make_version(world))
-    assert (str(champion.fit_end), decision.verdict, decision.numbers["rows"]["n_rows"]) == (
+    seen = str(champion.as_evaluated.fit_end)
+    assert (seen, decision.verdict, decision.numbers["rows"]["n_rows"]) == (
         "2020-01-29",
         "refused",
         0,
@@ -175,7 +178,7 @@ def test_nobody_is_promoted_without_comparison_when_the_champion_cannot_be_loade
     judge(world, champion)
     challenger = make_version(world, seed=5)
     load, trouble = (
-        promotion_context.load_model,
+        champions.load_model,
         [LoadTimeoutError("busy"), ModelTextError("broken")],
     )
 
@@ -184,7 +187,7 @@ def test_nobody_is_promoted_without_comparison_when_the_champion_cannot_be_loade
             raise trouble[0]
         return load(store, version)
 
-    monkeypatch.setattr(promotion_context, "load_model", load_all_but_champion)
+    monkeypatch.setattr(champions, "load_model", load_all_but_champion)
     with pytest.raises(LoadTimeoutError):
         judge(world, challenger)
     assert n_promotions(world) == 1

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from nightshift.backtest.nightly_models import NightlyModels, train_as_of
-from nightshift.backtest.promotion_replay import version_of
+from nightshift.backtest.replayed_version import version_of
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.settings import PROJECT_ROOT
 
@@ -94,12 +94,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> NightlyModels:
 def test_model_is_that_of_its_night_whoever_trains_it(undisturbed: NightlyModels):
     direct = train_as_of(SPEC, world(), NIGHTS[1])
     kept = undisturbed.of(NIGHTS[1])
-    assert kept.model.text == direct.text
+    assert kept.model.text == direct.served.text
+    assert kept.evaluated.text == direct.evaluated.text
     assert kept.processor_seconds > 0
     night = dt.date(2020, 2, 3)
     assert (
         undisturbed.predictions(NIGHTS[1], night).score.tolist()
-        == direct.predictions(undisturbed.rows_on(night)).score.tolist()
+        == direct.served.predictions(undisturbed.rows_on(night)).score.tolist()
     )
 
 
@@ -107,7 +108,10 @@ def test_night_learns_only_from_mature_days(undisturbed: NightlyModels):
     """February 1 knows labels that are a day old: those of the partition of January 30."""
     days = undisturbed.window(NIGHTS[0]).column("partition_date").to_pylist()
     assert (min(days), max(days)) == (dt.date(2020, 1, 1), dt.date(2020, 1, 30))
-    assert version_of(undisturbed, NIGHTS[0]).fit_end == dt.date(2020, 1, 24)
+    version = version_of(undisturbed, NIGHTS[0])
+    # What serves is fitted on all mature days; what is evaluated never saw the hold-out.
+    assert version.fit_end == dt.date(2020, 1, 30)
+    assert version.as_evaluated.fit_end == dt.date(2020, 1, 24)
 
 
 def test_nothing_is_trained_again_when_all_is_there(undisturbed: NightlyModels):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-import pytest
-
-from nightshift.backtest.policies import POLICIES, Policy, PolicyRun, Schedule, run_policy
+from nightshift.backtest.policies import Policy, PolicyRun, Schedule, run_policy
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.training_spec import Weekday
 
@@ -32,7 +30,7 @@ def simulate(
         NIGHTS,
         Weekday.SUNDAY,
         lambda night, run: night in july(*triggers),
-        lambda challenger, champion: challenger in july(*passes),
+        lambda night, challenger, run: "promoted" if night in july(*passes) else "shadowed",
     )
 
 
@@ -69,9 +67,7 @@ def test_monitor_is_not_asked_when_the_policy_has_a_schedule():
         raise AssertionError("asked")
 
     for schedule in (Schedule.NEVER, Schedule.WEEKLY, Schedule.NIGHTLY):
-        run_policy(
-            Policy(schedule), NIGHTS, Weekday.SUNDAY, refuse, lambda challenger, champion: True
-        )
+        run_policy(Policy(schedule), NIGHTS, Weekday.SUNDAY, refuse, lambda *_: "promoted")
 
 
 def test_champion_stays_and_the_training_is_paid_when_the_gate_refuses():
@@ -93,41 +89,22 @@ def test_request_counts_for_the_cooldown_also_when_the_gate_refuses_its_model():
         NIGHTS,
         Weekday.SUNDAY,
         trigger,
-        lambda challenger, champion: False,
+        lambda *_: "refused",
     )
     assert dict(seen)[july(5)[0]] == july(2)
     assert dict(seen)[july(6)[0]] == july(2, 5)
 
 
-def test_gate_compares_with_the_model_that_serves_that_night():
+def test_gate_decides_every_night_about_the_newest_model_that_does_not_serve():
     requested: list[tuple[dt.date, dt.date]] = []
 
-    def gate(challenger: dt.date, champion: dt.date) -> bool:
-        requested.append((challenger, champion))
-        return challenger in july(2)
+    def gate(night: dt.date, challenger: dt.date, run: PolicyRun) -> str:
+        requested.append((night, challenger))
+        return "promoted" if night in july(9) else "shadowed"
 
-    run_policy(
-        Policy(Schedule.NIGHTLY, is_gated=True),
-        PartitionRange.of("2013-07-01", "2013-07-03"),
-        Weekday.SUNDAY,
-        lambda *_: False,
-        gate,
+    run = run_policy(
+        Policy(Schedule.WEEKLY, is_gated=True), NIGHTS, Weekday.SUNDAY, lambda *_: False, gate
     )
-    assert requested == [
-        (july(1)[0], FIRST_MODEL),
-        (july(2)[0], FIRST_MODEL),
-        (july(3)[0], july(2)[0]),
-    ]
-
-
-def test_never_comes_first_and_all_schedules_are_compared():
-    assert POLICIES[0] == Policy(Schedule.NEVER)
-    assert {policy.schedule for policy in POLICIES} == set(Schedule)
-
-
-@pytest.mark.parametrize(
-    ("policy", "name"),
-    [(Policy(Schedule.NEVER), "never"), (Policy(Schedule.WEEKLY, is_gated=True), "weekly, gated")],
-)
-def test_name_says_schedule_and_gate(policy: Policy, name: str):
-    assert str(policy) == name
+    assert requested == [(night, july(7)[0]) for night in july(7, 8, 9)]
+    assert (run.promoted, run.proved) == (july(7), july(9))
+    assert served_by(run)[-2:] == [FIRST_MODEL, july(7)[0]]

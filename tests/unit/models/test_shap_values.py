@@ -70,8 +70,10 @@ def model() -> TrainedModel:
 
 
 def _lightgbms(model: TrainedModel, rows: pa.Table) -> np.ndarray:
-    """Return LightGBM's own contributions, without the base value."""
-    return contributions(model.booster, model.encode(rows))[:, :-1]
+    """Return LightGBM's own contributions without the base value, and the linear member's."""
+    matrix = model.encode(rows)
+    assert model.linear is not None
+    return contributions(model.booster, matrix)[:, :-1] + model.linear.contributions(matrix)
 
 
 def test_contributions_add_up_to_the_raw_score_less_a_constant(model):

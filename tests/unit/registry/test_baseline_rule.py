@@ -13,17 +13,21 @@ from nightshift.registry.promotion_context import PromotionContext
 from nightshift.training.statistics.confidence_intervals import Estimate
 
 
-def verdict(name: str, value: float, low: float, high: float, minimum: float = 0.0) -> str:
-    """Return the verdict on a gain over one baseline.
-
-    The champion's advantage would allow a loss of 0.0196.
-    """
+def verdict(
+    name: str,
+    value: float,
+    low: float,
+    high: float,
+    minimum: float = 0.0,
+    champion: object = None,
+) -> str:
+    """Return the verdict on a gain over one baseline, of a first champion by default."""
     declared = Promotion(metric="roc_auc", minimum_gain_over_baseline=minimum)
     gain = Estimate(value, low, high, (high - low) / 4, 7)
     context = SimpleNamespace(
         spec=SimpleNamespace(promotion=declared),
         gain=lambda _: gain,
-        advantage=0.196,
+        champion=champion,
     )
     criteria = baselines(cast("PromotionContext", context))
     by_name = {criterion.name: criterion.verdict.value for criterion in criteria}
@@ -42,6 +46,12 @@ def test_one_that_gains_nothing_on_what_needs_no_model_is_refused(name: str) -> 
     assert verdict(name, -0.002, -0.010, 0.006) == "failed"
     assert verdict(name, 0.0, 0.0, 0.0) == "failed"
     assert verdict(name, 0.002, -0.006, 0.010) == "passed"
+
+
+@pytest.mark.parametrize("name", ["prior", "rule"])
+def test_one_with_a_champion_is_refused_only_when_it_is_proved_to_gain_nothing(name: str) -> None:
+    assert verdict(name, -0.002, -0.010, 0.006, champion="v1") == "passed", "this may be chance"
+    assert verdict(name, -0.015, -0.0224, -0.0079, champion="v1") == "failed"
 
 
 @pytest.mark.parametrize("name", ["prior", "rule", "linear", "tree"])

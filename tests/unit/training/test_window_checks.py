@@ -83,7 +83,7 @@ def test_holdout_of_one_class_is_measured_and_drawn(calibration: str) -> None:
     assert values["log_loss"] > 0
     assert all(part.value is None or np.isfinite(part.value) for part in measured)
     assert {"curves.png", "reliability.png", "importance.png"} <= figures.keys()
-    assert np.isfinite(trained.predictions(rows_of(rows, split.holdout)).probability).all()
+    assert np.isfinite(trained.served.predictions(rows_of(rows, split.holdout)).probability).all()
 
 
 @pytest.mark.parametrize("task", [{}, REGRESSION], ids=["binary", "regression"])

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 DECISIONS = {
     "first": "first champion",
     "promoted": "promoted over",
+    "refreshed": "refreshed in place of",
+    "shadowed": "in the shadow of",
     "refused": "refused against",
     "rolled_back": "restored in place of",
 }
@@ -46,12 +48,14 @@ def models(
 
 
 def _row(entry: Succession) -> tuple[str, ...]:
+    from nightshift.registry.rollback import NOT_SERVING
+
     decision = DECISIONS[entry.verdict]
     if entry.champion_version:
         decision += f" v{entry.champion_version}"
-    # A refused challenger never served: it has no first partition, and nothing to revoke.
+    # A challenger that never served has no first partition, and nothing to revoke.
     since = "-"
-    if entry.verdict != "refused":
+    if entry.verdict not in NOT_SERVING:
         since = entry.effective_partition.isoformat()
         if not entry.stands:
             decision += ", revoked later"

@@ -30,7 +30,10 @@ class Engine(Protocol):
         """Return the engine's name in specs and logs."""
 
     def raw(self, matrix: Matrix) -> Vector:
-        """Return raw scores, shape (n,), of a matrix of ``TrainedModel.encode``, shape (n, k)."""
+        """Return raw scores, shape (n,), of a matrix of ``TrainedModel.encode``, shape (n, k).
+
+        The linear member's score is part of them.
+        """
 
 
 class LightGbmEngine:
@@ -41,28 +44,56 @@ class LightGbmEngine:
     def __init__(self, model: TrainedModel) -> None:
         import numpy as np
 
+        self._model = model
         self._booster = model.booster
         n_splits = self._booster.feature_importance("split")
-        self._most_split = np.argsort(-n_splits, kind="stable")[:N_SORTED_BY]
+        self._most_split = np.argsort(
+            -n_splits,
+            kind="stable",
+        )[:N_SORTED_BY]
 
     def raw(self, matrix: Matrix) -> Vector:
         """Return raw scores, shape (n,)."""
+        return self._model.with_linear(
+            matrix,
+            self._trees(matrix),
+        )
+
+    def _trees(self, matrix: Matrix) -> Vector:
         import numpy as np
 
         if len(matrix) < MIN_SORTED_ROWS:
-            return predict_raw(self._booster, matrix)
+            return predict_raw(
+                self._booster,
+                matrix,
+            )
         # Sorted by quartiles of the features with the most splits, neighbours take the same
         # branches, which the processor then predicts: a tenth less time for the same scores.
-        cell = np.zeros(len(matrix), np.int16)
+        cell = np.zeros(
+            len(matrix),
+            np.int16,
+        )
         for feature in self._most_split:
             values = np.nan_to_num(matrix[:, feature])
             # An eighth of the rows is enough to find them: the cells decide about time only.
-            quartiles = np.quantile(values[::8], (0.25, 0.5, 0.75))
-            quarter = np.searchsorted(quartiles, values)
+            quartiles = np.quantile(
+                values[::8],
+                (0.25, 0.5, 0.75),
+            )
+            quarter = np.searchsorted(
+                quartiles,
+                values,
+            )
             cell = cell * 4 + quarter.astype(np.int16)
-        order = np.argsort(cell, kind="stable")
+        order = np.argsort(
+            cell,
+            kind="stable",
+        )
         raw = np.empty(len(matrix))
-        raw[order] = predict_raw(self._booster, matrix[order])
+        raw[order] = predict_raw(
+            self._booster,
+            matrix[order],
+        )
         return raw
 
 
@@ -97,7 +128,10 @@ class AcceleratedEngine:
         try:
             raw = self._scorer.raw(matrix)
             if raw.shape == (len(matrix),):
-                return raw
+                return self._model.with_linear(
+                    matrix,
+                    raw,
+                )
             problem = f"{raw.shape} scores"
         # Whatever this engine does, scores are published on time.
         except Exception as error:  # noqa: BLE001

@@ -60,10 +60,17 @@ class Contributions:
         Args:
             matrix: Of ``TrainedModel.encode``, shape (n, k).
         """
-        if self._explain is not None:
-            return self._explain(matrix)
         if not len(matrix):
             return matrix  # LightGBM refuses an empty matrix
+        added = self._of_trees(matrix)
+        # The Shapley values of a sum are the sums of its members' Shapley values.
+        if self._model.linear is not None:
+            added = added + self._model.linear.contributions(matrix)
+        return added
+
+    def _of_trees(self, matrix: Matrix) -> Matrix:
+        if self._explain is not None:
+            return self._explain(matrix)
         return booster.contributions(self._model.booster, matrix)[:, :-1]
 
 

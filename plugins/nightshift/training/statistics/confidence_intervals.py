@@ -68,15 +68,6 @@ class Estimate:
         n_errors = distance / self.standard_error
         return float(t.cdf(n_errors, self.n_days - 1))
 
-    def smallest_visible(self, confidence: float, power: float = 0.8) -> float:
-        """Return the true value that is detected above 0 with ``power`` at this confidence."""
-        from scipy.stats import t
-
-        # So far above 0 that the lower bound stays above 0 in that share of all samples.
-        student = t(self.n_days - 1)
-        n_errors = student.ppf(confidence) + student.ppf(power)
-        return float(n_errors * self.standard_error)
-
 
 def estimate(value: Statistic, draws: Matrix, confidence: float) -> Estimate:
     """Estimate a statistic by a bootstrap over days.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,39 +101,73 @@ class Fit:
 
 def fit_trees(
     train: Rows,
-    validation: tuple[Matrix, Vector],
+    validation: tuple[Matrix, Vector] | None,
     plan: FitPlan,
     checkpoint: Path | None = None,
     binned_rows: Path | None = None,
 ) -> Fit:
-    """Fit trees with early stopping on the validation rows.
+    """Fit trees with early stopping on the validation rows, and keep those up to the best round.
+
+    See ``grow_trees``.
+    """
+    return _cut_at_best_round(
+        grow_trees(
+            train,
+            validation,
+            plan,
+            checkpoint,
+            binned_rows,
+        )
+    )
+
+
+def grow_trees(
+    train: Rows,
+    validation: tuple[Matrix, Vector] | None,
+    plan: FitPlan,
+    checkpoint: Path | None = None,
+    binned_rows: Path | None = None,
+    weight: Vector | None = None,
+) -> Fit:
+    """Grow trees until the validation loss has stalled, and keep all of them.
 
     Args:
         train: Columns of ``encode_columns`` (or a matrix, (n, k)) and label (n,), in a total order:
             another order of rows gives other trees.
-        validation: The same for the later rows.
+        validation: The same for the later rows; None grows ``plan.n_rounds`` trees.
         plan: Parameters of the fit.
         checkpoint: File of the last finished segment; read if it exists, replaced after every
             segment.
         binned_rows: Folder of rows that earlier fits have binned; None bins them.
+        weight: Weight of each training row; None weighs them alike.
     """
     state = _load_checkpoint(checkpoint)
     # A segment that starts from a text needs the values themselves, not their bins.
     if binned_rows is None or state.text or not _can_continue(plan):
-        data = _dataset(*train, plan)
+        data = _dataset(*train, plan, weight=weight)
     else:
-        data = _binned_dataset(train, plan, binned_rows)
-    valid = _dataset(*validation, plan, data)
+        data = _binned_dataset(
+            train,
+            plan,
+            binned_rows,
+            weight,
+        )
+    valid = None if validation is None else _dataset(*validation, plan, data)
 
     booster = None
     while len(state.losses) < plan.n_rounds and not _has_stalled(state.losses, plan):
         if booster is not None and _can_continue(plan):
             state = _continue_booster(booster, state, plan)
         else:
-            booster, state = _fit_segment(state, data, valid, plan)
+            booster, state = _fit_segment(
+                state,
+                data,
+                valid,
+                plan,
+            )
         _save_checkpoint(checkpoint, state)
         hit(Failpoint.CHECKPOINT_AFTER)
-    return _cut_at_best_round(state)
+    return replace(state, text=portable(state.text))
 
 
 def stop_at_best(text: str, losses: Sequence[float], plan: FitPlan) -> Fit:
@@ -175,6 +210,7 @@ def _dataset(
     label: Vector | None,
     plan: FitPlan,
     reference: lgb.Dataset | None = None,
+    weight: Vector | None = None,
 ) -> lgb.Dataset:
     """Return rows as a dataset of LightGBM.
 
@@ -183,6 +219,7 @@ def _dataset(
         label: Shape (n,); None where the file has it.
         plan: Parameters and columns.
         reference: Dataset whose bins are used; None makes new ones.
+        weight: Weight of each row; None weighs them alike.
     """
     import lightgbm as lgb
 
@@ -190,6 +227,7 @@ def _dataset(
         data,
         label,
         reference=reference,
+        weight=weight,
         params=params_of(plan, 0),
         # A segment that starts from a text predicts the raw rows first.
         free_raw_data=False,
@@ -198,7 +236,7 @@ def _dataset(
     )
 
 
-def _binned_dataset(rows: Rows, plan: FitPlan, folder: Path) -> lgb.Dataset:
+def _binned_dataset(rows: Rows, plan: FitPlan, folder: Path, weight: Vector | None) -> lgb.Dataset:
     """Return the training rows as an earlier fit binned them, or bin them and keep the result."""
     import lightgbm as lgb
 
@@ -213,6 +251,9 @@ def _binned_dataset(rows: Rows, plan: FitPlan, folder: Path) -> lgb.Dataset:
         "seed": plan.seed,
         "params": binning_params,
     }
+    # The file holds the weights too. Without any, its name stays what it was.
+    if weight is not None:
+        facts["weight"] = sha256(weight.tobytes()).hexdigest()
     binned = BinnedRows(folder, *rows, facts)
     path = binned.find()
     if path is not None:
@@ -220,16 +261,13 @@ def _binned_dataset(rows: Rows, plan: FitPlan, folder: Path) -> lgb.Dataset:
             return _dataset(str(path), None, plan).construct()
         except lgb.basic.LightGBMError:
             binned.drop(path)
-    data = _dataset(*rows, plan).construct()
+    data = _dataset(*rows, plan, weight=weight).construct()
     binned.keep(data.save_binary)
     return data
 
 
 def _fit_segment(
-    state: Fit,
-    data: lgb.Dataset,
-    valid: lgb.Dataset,
-    plan: FitPlan,
+    state: Fit, data: lgb.Dataset, valid: lgb.Dataset | None, plan: FitPlan
 ) -> tuple[lgb.Booster, Fit]:
     """Grow one segment from the text of the previous one.
 
@@ -241,7 +279,7 @@ def _fit_segment(
     losses = list(state.losses)
 
     def watch(env: lgb.callback.CallbackEnv) -> None:
-        losses.append(float(env.evaluation_result_list[0][2]))
+        losses.append(_loss(env.evaluation_result_list, losses))
         if _has_stalled(losses, plan):
             raise lgb.callback.EarlyStopException(env.iteration, env.evaluation_result_list)
 
@@ -252,7 +290,7 @@ def _fit_segment(
         params,
         data,
         num_boost_round=n_rounds,
-        valid_sets=[valid],
+        valid_sets=[] if valid is None else [valid],
         init_model=previous,
         callbacks=[watch],
         # Otherwise the booster could not continue.
@@ -261,6 +299,12 @@ def _fit_segment(
     # All trees, also those after the best round so far.
     text = booster.model_to_string(num_iteration=-1)
     return booster, Fit(text, tuple(losses))
+
+
+def _loss(results: Sequence[tuple[Any, ...]], losses: Sequence[float]) -> float:
+    """Return the validation loss of a round; without validation rows a falling number."""
+    # A fit of a fixed number of rounds never stalls: each round counts as better than the last.
+    return float(results[0][2]) if results else -1.0 - len(losses)
 
 
 def _can_continue(plan: FitPlan) -> bool:
@@ -289,7 +333,7 @@ def _continue_booster(booster: lgb.Booster, state: Fit, plan: FitPlan) -> Fit:
     losses = list(state.losses)
     for _ in range(n_rounds):
         booster.update()
-        losses.append(float(booster.eval_valid()[0][2]))
+        losses.append(_loss(booster.eval_valid(), losses))
         if _has_stalled(losses, plan):
             break
     text = booster.model_to_string(num_iteration=-1)
@@ -319,9 +363,12 @@ def _best_round(losses: Sequence[float]) -> int:
 def _cut_at_best_round(state: Fit) -> Fit:
     """Return the fit without the trees after its best round."""
     # The file holds the trees that count, not those of the patience.
-    booster = load_booster(state.text)
-    text = booster.model_to_string(num_iteration=state.best_round)
-    return replace(state, text=portable(text))
+    return replace(state, text=first_trees(state.text, state.best_round))
+
+
+def first_trees(text: str, n_rounds: int) -> str:
+    """Return a text model with its first trees only."""
+    return portable(load_booster(text).model_to_string(num_iteration=n_rounds))
 
 
 def _load_checkpoint(checkpoint: Path | None) -> Fit:

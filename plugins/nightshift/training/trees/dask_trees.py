@@ -19,14 +19,14 @@ import numpy as np
 
 from nightshift.errors import NightshiftError
 from nightshift.models.booster import load_booster, portable
-from nightshift.training.trees.boosting import params_of, stop_at_best
+from nightshift.training.trees.boosting import Fit, params_of, stop_at_best
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from dask.distributed import Client
 
     from nightshift.models.arrays import Matrix, Vector
-    from nightshift.training.trees.boosting import Fit, FitPlan
+    from nightshift.training.trees.boosting import FitPlan
 
 
 logger = logging.getLogger(__name__)
@@ -50,13 +50,33 @@ def fit_trees_on_dask(
 ) -> Fit:
     """Grow all rounds on a cluster, and keep those up to the best one by the rule of ``fit_trees``.
 
+    See ``grow_trees_on_dask``.
+    """
+    grown = grow_trees_on_dask(
+        train,
+        validation,
+        plan,
+        scheduler,
+    )
+    return stop_at_best(grown.text, grown.losses, plan)
+
+
+def grow_trees_on_dask(
+    train: tuple[pa.Table, Vector],
+    validation: tuple[Matrix, Vector] | None,
+    plan: FitPlan,
+    scheduler: str,
+) -> Fit:
+    """Grow all rounds on a cluster, and keep all of them.
+
     Each worker holds one consecutive part of the rows. LightGBM numbers the workers anew in each
     fit, and the sums of histograms are rounded in that order. So another fit gives other trees of
     the same quality.
 
     Args:
         train: Columns of ``encode_columns`` and label (n,), in a total order.
-        validation: Matrix of ``encode``, (m, k), and label (m,), of the later rows.
+        validation: Matrix of ``encode``, (m, k), and label (m,), of the later rows; None measures
+            no loss.
         plan: Parameters of the fit.
         scheduler: Address of the cluster's scheduler; empty starts ``plan.n_threads`` local workers
             for the time of the fit.
@@ -64,7 +84,7 @@ def fit_trees_on_dask(
     Raises:
         DaskError: The cluster failed, or the loss of the objective is not known.
     """
-    if plan.objective not in _LOSSES:
+    if validation is not None and plan.objective not in _LOSSES:
         raise DaskError(
             f"The objective {plan.objective} cannot be stopped early on Dask.",
             expected=", ".join(sorted(_LOSSES)),
@@ -72,8 +92,8 @@ def fit_trees_on_dask(
         )
     with _cluster(scheduler, plan.n_threads) as client:
         text = _grow(client, train, plan)
-    losses = losses_of(text, plan, validation)
-    return stop_at_best(text, losses, plan)
+    losses = [] if validation is None else losses_of(text, plan, validation)
+    return Fit(text, tuple(losses))
 
 
 def losses_of(text: str, plan: FitPlan, validation: tuple[Matrix, Vector]) -> list[float]:
@@ -115,7 +135,10 @@ def _grow(client: Client, train: tuple[pa.Table, Vector], plan: FitPlan) -> str:
     )
     matrix, label = _distributed(client, *train)
     model.fit(
-        matrix, label, categorical_feature=plan.categorical_positions, feature_name=plan.names
+        matrix,
+        label,
+        categorical_feature=plan.categorical_positions,
+        feature_name=plan.names,
     )
     return portable(model.booster_.model_to_string(num_iteration=-1))
 
@@ -195,7 +218,12 @@ def _distributed(client: Client, rows: pa.Table, label: Vector) -> tuple[Any, An
             doubles = [column.to_numpy().astype(np.float64, copy=False) for column in columns]
             matrices.append(_send(client, worker, np.column_stack(doubles)))
             labels.append(_send(client, worker, label[piece]))
-        logger.info("Worker %s of %s holds %s rows.", number, len(workers), f"{end - first:,}")
+        logger.info(
+            "Worker %s of %s holds %s rows.",
+            number,
+            len(workers),
+            f"{end - first:,}",
+        )
     return da.concatenate(matrices), da.concatenate(labels)
 
 

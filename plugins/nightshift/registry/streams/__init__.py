@@ -1,0 +1,1 @@
+"""Streams: the nightly scores of champion and challengers, and the evidence that they give."""

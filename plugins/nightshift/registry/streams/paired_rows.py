@@ -1,0 +1,157 @@
+"""Rows that champion and challenger have both scored before their outcome was known.
+
+The champion's score is the published one. A row counts only if both scored the same features.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nightshift.models.calibration import EDGE
+from nightshift.models.signature import numbers
+from nightshift.training.training_query import TrainingQuery, feature_as_of
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
+from nightshift.warehouse.published import join_published
+from nightshift.warehouse.relations.columns import table_columns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from psycopg import sql
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import Partition, PartitionRange
+    from nightshift.models.arrays import Vector
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+
+SHADOW_SCHEMA = "shadow"
+_ABSOLUTE_METRICS = {"mae"}
+
+
+def proper_loss(spec: ModelSpec) -> str:
+    """Return the loss that a stream compares: one that the truth alone minimizes.
+
+    ``log_loss`` of a probability; of a regression the loss of its declared metric.
+    """
+    if spec.task == "binary":
+        return "log_loss"
+    # The mean minimizes squares and the median absolute errors: the declared metric says which.
+    is_absolute = spec.promotion.metric in _ABSOLUTE_METRICS
+    return "absolute_error" if is_absolute else "squared_error"
+
+
+def row_losses(loss: str, label: Vector, predicted: Vector) -> Vector:
+    """Return the loss of each row, shape (n,)."""
+    import numpy as np
+
+    if loss == "absolute_error":
+        return np.abs(predicted - label)
+    if loss == "squared_error":
+        return (predicted - label) ** 2
+    probability = np.clip(predicted, EDGE, 1 - EDGE)
+    # A probability of 0 would cost infinitely much, and one night would decide everything.
+    of_label = np.where(label > 0, probability, 1 - probability)
+    return -np.log(of_label)
+
+
+def predicted_values(spec: ModelSpec, pairs: pa.Table, source: str) -> Vector:
+    """Return the probabilities, or values, of ``champion`` or ``challenger``; shape (n,)."""
+    column = "probability" if spec.task == "binary" else "score"
+    return numbers(pairs, f"{source}_{column}")
+
+
+def has_shadow_scores(conn: Connection, spec: ModelSpec) -> bool:
+    """Return whether a challenger has ever scored in the shadow."""
+    return bool(table_columns(conn, SHADOW_SCHEMA, spec.name))
+
+
+def read_pairs(
+    settings: Settings,
+    conn: Connection,
+    spec: ModelSpec,
+    stream: str,
+    nights: PartitionRange,
+    known_on: Partition,
+) -> pa.Table:
+    """Return the paired rows of some nights, with the labels that a partition knew.
+
+    Args:
+        settings: The warehouse.
+        conn: A connection to it.
+        spec: The model.
+        stream: Name of the stream.
+        nights: The scored partitions.
+        known_on: The partition whose as-of bounds the labels.
+
+    Returns:
+        One row per entity whose outcome is known and that the champion, as champion, and the stream
+            have scored from the same features, ordered by partition and key: ``partition_date``,
+            the key, ``champion_`` and ``challenger_`` ``version``, ``score``, ``probability`` and
+            ``load``, the label (null for an entity that never gets one), and the columns of slices,
+            fairness and rule.
+    """
+    from psycopg import sql
+
+    # Labels as the deciding partition knew them: a later correction changes no past decision.
+    as_of = feature_as_of(conn, spec, known_on)
+    training_query = TrainingQuery(conn, spec, nights, known_on, as_of)
+    query = sql.SQL(
+        """
+        with labels as ({labels}),
+        champion as (
+            select t.* from predictions.{model} t {champion_pointer}
+            where t.partition_date between {first} and {last} and t.score_source = 'champion'
+        ),
+        challenger as (
+            select t.* from shadow.{model} t {shadow_pointer}
+            where t.partition_date between {first} and {last} and t.stream = {stream}
+        ),
+        features as (
+            select f.* from features.{features} f {features_pointer}
+            where f.partition_date between {first} and {last}
+        )
+        select champion.partition_date, champion.{key},
+            champion.model_version as champion_version,
+            champion.score as champion_score, champion.probability as champion_probability,
+            champion.load_id as champion_load,
+            challenger.model_version as challenger_version,
+            challenger.score as challenger_score, challenger.probability as challenger_probability,
+            challenger.load_id as challenger_load,
+            labels.{label}, {columns}
+        from champion
+        join challenger using (partition_date, {key}, features_as_of)
+        join features on features.partition_date = champion.partition_date
+            and features.{key} = champion.{key} and features.as_of = champion.features_as_of
+        join labels on labels.{key} = champion.{key}
+        order by champion.partition_date, champion.{key} collate "C"
+        """
+    ).format(
+        key=sql.Identifier(spec.entity.key),
+        label=sql.Identifier(spec.label.column),
+        model=sql.Identifier(spec.name),
+        features=sql.Identifier(spec.feature_table),
+        stream=sql.Literal(stream),
+        first=sql.Literal(nights.first.day),
+        last=sql.Literal(nights.last.day),
+        labels=training_query.labels,
+        champion_pointer=join_published(spec.predictions_dataset, "t"),
+        shadow_pointer=join_published(spec.shadow_dataset, "t"),
+        features_pointer=join_published(spec.features_dataset, "f"),
+        columns=_judged_columns(spec),
+    )
+    return read_arrow(settings, query, is_label_query=True)
+
+
+def labelled(spec: ModelSpec, pairs: pa.Table) -> pa.Table:
+    """Return the paired rows that have a label, in their order."""
+    return pairs.filter(pairs.column(spec.label.column).is_valid())
+
+
+def _judged_columns(spec: ModelSpec) -> sql.Composed:
+    """Return the columns of the features that the checks read, each once."""
+    from psycopg import sql
+
+    promotion = spec.promotion
+    parts = [part.column for part in (*promotion.slices, *promotion.fairness)]
+    names = dict.fromkeys([*parts, spec.scoring.fallback.feature])
+    return sql.SQL(", ").join(sql.Identifier("features", name) for name in names)

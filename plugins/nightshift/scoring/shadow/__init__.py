@@ -1,0 +1,1 @@
+"""Shadow scores: what the challengers would have said, never visible as predictions."""

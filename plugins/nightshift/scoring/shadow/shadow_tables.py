@@ -1,0 +1,102 @@
+"""The table of a model's shadow scores, and the check that a load of it is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from nightshift.errors import AuditError
+from nightshift.registry.streams.paired_rows import SHADOW_SCHEMA
+from nightshift.scoring.prediction_tables import model_query
+from nightshift.warehouse import partition_write
+from nightshift.warehouse.published import join_published
+from nightshift.warehouse.relations.columns import table_columns
+from nightshift.warehouse.schema_lock import change_schema
+
+if TYPE_CHECKING:
+    from psycopg import sql
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.warehouse.connection import Connection
+    from nightshift.warehouse.partition_write import PartitionWrite
+
+
+class IncompleteShadowError(AuditError):
+    """The staged shadow scores are not one row per stream and entity."""
+
+    code = "NS-SCORE-009"
+
+
+def shadow_target(spec: ModelSpec, *, may_be_empty: bool = False) -> partition_write.Target:
+    """Return where a model's shadow scores are written and published."""
+    return partition_write.Target(
+        spec.shadow_dataset,
+        SHADOW_SCHEMA,
+        spec.name,
+        ("stream", spec.entity.key),
+        may_be_empty=may_be_empty,
+    )
+
+
+def ensure_shadow_table(conn: Connection, spec: ModelSpec) -> None:
+    """Create a model's table of shadow scores if there is none."""
+    if not table_columns(conn, SHADOW_SCHEMA, spec.name):
+        change_schema(conn, lambda: conn.execute(shadow_query(spec, _TABLE)))
+
+
+# The key refuses a second row of an entity within a stream, whoever writes it.
+_TABLE = """
+create table if not exists {shadow} (
+    partition_date date not null,
+    load_id bigint not null,
+    stream text not null,
+    {key} text not null,
+    model_version integer not null,
+    score double precision not null,
+    probability double precision,
+    features_as_of timestamptz not null,
+    primary key (load_id, partition_date, stream, {key})
+)
+"""
+
+
+def refuse_incomplete(
+    conn: Connection, spec: ModelSpec, write: PartitionWrite, streams: Iterable[str], n_rows: int
+) -> None:
+    """Refuse the load unless each stream has one row per row of the feature load.
+
+    Raises:
+        IncompleteShadowError: It has not.
+    """
+    query = shadow_query(
+        spec,
+        "select stream, count(*) from {shadow} where load_id = %s group by stream",
+    )
+    counts = dict(conn.execute(query, [write.load_id]).fetchall())
+    # The key of the table refuses a doubled row, so the count alone tells.
+    wrong = []
+    for stream in streams:
+        n_staged = counts.get(stream, 0)
+        if n_staged != n_rows:
+            wrong.append(f"{stream}: {n_staged}")
+    if not wrong:
+        return
+    problem = f"shadow scores are incomplete ({', '.join(wrong)} of {n_rows} rows)"
+    partition_write.refuse(conn, write, problem)
+    raise IncompleteShadowError(
+        f"The {problem}.",
+        expected=f"{n_rows} rows of each stream",
+        got=", ".join(wrong),
+        todo="Nothing was published, and the predictions are not affected. Rerun the task.",
+    )
+
+
+def shadow_query(spec: ModelSpec, query: str, **parts: sql.Composable) -> sql.Composed:
+    """Fill a query's placeholders, as ``model_query``; ``{shadow}`` is the table."""
+    from psycopg import sql
+
+    names = {
+        "shadow": sql.Identifier(SHADOW_SCHEMA, spec.name),
+        "published": join_published(spec.shadow_dataset, "t"),
+    }
+    return model_query(spec, query, **names, **parts)

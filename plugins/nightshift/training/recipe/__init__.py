@@ -1,0 +1,1 @@
+"""A recipe: trees of several seeds and a linear member, put together by out-of-fold days."""

@@ -1,0 +1,239 @@
+"""The members of a recipe, trees and a linear model, fitted on some rows of a training window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from nightshift.contracts.metrics import Task
+from nightshift.errors import NightshiftError
+from nightshift.kernels import thread_count
+from nightshift.models.signature import encode, encode_columns, learn_signature, numbers
+from nightshift.training.recipe.linear_fit import LinearRows, fit_linear
+from nightshift.training.trees.boosting import Fit, FitPlan, first_trees, grow_trees
+from nightshift.training.trees.dask_trees import grow_trees_on_dask
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.arrays import Integers, Matrix, Vector
+    from nightshift.models.linear_member import LinearMember
+    from nightshift.models.signature import Signature
+
+DAY = "partition_date"
+_OBJECTIVES = {Task.BINARY: "binary", Task.REGRESSION: "regression"}
+
+
+class TrainingError(NightshiftError):
+    """The spec cannot be trained."""
+
+    code = "NS-TRAIN-011"
+
+
+@dataclass(frozen=True)
+class FitPaths:
+    """Files and the cluster that a training may use.
+
+    Attributes:
+        checkpoints: Folder of the checkpoints from which a killed training resumes; None starts
+            anew.
+        binned_rows: Folder of rows that earlier fits have binned; None bins them.
+        dask_scheduler: Address for ``training.engine: dask``; empty starts local workers.
+    """
+
+    checkpoints: Path | None = None
+    binned_rows: Path | None = None
+    dask_scheduler: str = ""
+
+    def checkpoint(self, fit: str) -> Path | None:
+        """Return the checkpoint of one fit of the training."""
+        return None if self.checkpoints is None else self.checkpoints / f"{fit}.json"
+
+
+NO_PATHS = FitPaths()
+
+
+@dataclass(frozen=True)
+class FitRows:
+    """Rows that members are fitted on.
+
+    Attributes:
+        spec: Features, label and recipe.
+        rows: In their total order; shape (n, any).
+    """
+
+    spec: ModelSpec
+    rows: pa.Table
+
+    @cached_property
+    def signature(self) -> Signature:
+        """Return names and levels; the levels are learnt from these rows alone."""
+        return learn_signature(self.spec.features, self.rows)
+
+    @cached_property
+    def label(self) -> Vector:
+        """Return the labels; shape (n,)."""
+        return numbers(self.rows, self.spec.label.column)
+
+    @cached_property
+    def day(self) -> Integers:
+        """Return the partition of each row as a number; shape (n,)."""
+        return days_of(self.rows)
+
+    @cached_property
+    def weight(self) -> Vector | None:
+        """Return the weight of each row, shape (n,); None where all weigh alike.
+
+        Raises:
+            TrainingError: A weight is missing or not above 0.
+        """
+        training = self.spec.training
+        # Declared weights and age multiply.
+        weight = np.ones(self.rows.num_rows)
+        if training.weight_column is not None:
+            weight = numbers(self.rows, training.weight_column)
+            n_bad = int((~(weight > 0)).sum())  # also NaN
+            if n_bad:
+                raise TrainingError(
+                    f"{n_bad} row(s) have no weight above 0.",
+                    expected=f"a number above 0 in column {training.weight_column!r}",
+                    todo="Correct the feature view, or leave training.weight_column out.",
+                )
+        if training.recipe.half_life_days is not None:
+            age = self.day.max(initial=0) - self.day
+            weight = weight * 0.5 ** (age / training.recipe.half_life_days)
+        is_equal = training.weight_column is None and training.recipe.half_life_days is None
+        return None if is_equal else weight
+
+
+def days_of(rows: pa.Table) -> Integers:
+    """Return the partition of each row as days since 1970; all 0 for rows without one."""
+    import pyarrow as pa
+
+    if DAY not in rows.column_names:
+        return np.zeros(rows.num_rows, dtype=np.int64)
+    dates = rows.column(DAY).cast(pa.date32())
+    days: Integers = dates.cast(pa.int32()).to_numpy().astype(np.int64)
+    return days
+
+
+def fit_plan(spec: ModelSpec, signature: Signature) -> FitPlan:
+    """Return what defines a fit of trees, apart from its rows.
+
+    Raises:
+        TrainingError: The task has no trainer.
+    """
+    if spec.task not in _OBJECTIVES:
+        raise TrainingError(
+            f"Task {spec.task} has no trainer.",
+            expected=", ".join(_OBJECTIVES),
+            todo="Choose a task that has one.",
+        )
+    params = dict(spec.training.params)
+    directions = spec.training.recipe.directions
+    if directions:
+        # LightGBM reads them by position.
+        signs = [str(directions.get(name, 0)) for name in signature.names]
+        params["monotone_constraints"] = ",".join(signs)
+    return FitPlan(
+        objective=spec.training.objective or _OBJECTIVES[spec.task],
+        params=params,
+        seed=spec.training.seed,
+        n_rounds=spec.training.num_boost_round,
+        patience_rounds=spec.training.early_stopping_rounds,
+        categorical_positions=signature.categorical_positions,
+        names=signature.names,
+        n_threads=thread_count(),
+    )
+
+
+def watched_trees(fit_rows: FitRows, watched: pa.Table, paths: FitPaths, name: str) -> Fit:
+    """Grow trees until their loss on later rows has stalled; all trees are kept.
+
+    Args:
+        fit_rows: Rows of the fit.
+        watched: Later rows; shape (m, any).
+        paths: Checkpoints and binned rows.
+        name: Of the fit's checkpoint.
+    """
+    signature = fit_rows.signature
+    validation = (encode(watched, signature), numbers(watched, fit_rows.spec.label.column))
+    return _grow(
+        fit_rows,
+        validation,
+        fit_plan(fit_rows.spec, signature),
+        paths,
+        name,
+    )
+
+
+def averaged_trees(fit_rows: FitRows, n_rounds: int, paths: FitPaths, name: str) -> list[str]:
+    """Grow so many trees with each seed of the recipe; return the text models."""
+    plan = replace(fit_plan(fit_rows.spec, fit_rows.signature), n_rounds=n_rounds)
+    models = []
+    for number in range(fit_rows.spec.training.recipe.seeds):
+        # Segments of one fit take the following seeds, so those of two fits are far apart.
+        seeded = replace(plan, seed=plan.seed + 10_007 * number)
+        grown = _grow(
+            fit_rows,
+            None,
+            seeded,
+            paths,
+            f"{name}-{number}",
+        )
+        models.append(first_trees(grown.text, n_rounds))
+    return models
+
+
+def linear_member(fit_rows: FitRows) -> LinearMember:
+    """Fit the linear member of the recipe."""
+    spec = fit_rows.spec
+    matrix = encode(fit_rows.rows, fit_rows.signature)
+    weight = np.ones(len(matrix)) if fit_rows.weight is None else fit_rows.weight
+    rows = LinearRows(
+        matrix,
+        fit_rows.label,
+        weight,
+        fit_rows.day,
+    )
+    # In one thread: sums of several threads end in other last bits.
+    with threadpool_limits(1):
+        return fit_linear(
+            rows,
+            fit_rows.signature,
+            spec.training.recipe.linear.penalty,
+            spec.training.recipe.directions,
+            is_binary=spec.task == Task.BINARY,
+        )
+
+
+def _grow(
+    fit_rows: FitRows,
+    validation: tuple[Matrix, Vector] | None,
+    plan: FitPlan,
+    paths: FitPaths,
+    name: str,
+) -> Fit:
+    train = (encode_columns(fit_rows.rows, fit_rows.signature), fit_rows.label)
+    if fit_rows.spec.training.engine == "dask":
+        return grow_trees_on_dask(
+            train,
+            validation,
+            plan,
+            paths.dask_scheduler,
+        )
+    checkpoint = paths.checkpoint(name)
+    return grow_trees(
+        train,
+        validation,
+        plan,
+        checkpoint,
+        paths.binned_rows,
+        fit_rows.weight,
+    )
