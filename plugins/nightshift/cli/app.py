@@ -27,7 +27,7 @@ from nightshift.cli.operations import (
     rescue,
     void,
 )
-from nightshift.cli.predictions import monitor, report, repro, score, why
+from nightshift.cli.predictions import monitor, report, repro, score, tile, why
 from nightshift.cli.services import airflow, doctor, down, migrate, psql, status, up
 from nightshift.errors import NightshiftError
 from nightshift.resource_errors import translate_resource_errors
@@ -51,7 +51,7 @@ COMMANDS = {
     SERVICES: (up, status, doctor, down, migrate, psql, airflow),
     DATA: (deliver, deliver_history, backfill, redo, profile, dbt),
     MODELS: (train, models, evidence, rollback),
-    PREDICTIONS: (score, monitor, report, why, repro),
+    PREDICTIONS: (score, monitor, report, why, repro, tile),
     OPERATIONS: (check_freshness, rescue, critical_path, end_run, void),
 }
 for panel, modules in COMMANDS.items():

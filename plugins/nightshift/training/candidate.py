@@ -60,6 +60,7 @@ class Candidate(Provenance):
         measured: All evidence; empty when the version was registered before.
         engine_proof: Of ``models.engines.equivalence``; None leaves the version to the reference
             engine.
+        model_json: Content of ``model.json``; empty when the version was registered before.
     """
 
     model: str
@@ -75,6 +76,7 @@ class Candidate(Provenance):
     figures: dict[str, str]
     measured: list[MetricValue] = field(default_factory=list)
     engine_proof: dict[str, Any] | None = None
+    model_json: bytes = field(default=b"", repr=False)
 
 
 def store_candidate(
@@ -115,6 +117,7 @@ def store_candidate(
         metrics=trained.metrics,
         figures=figure_keys,
         measured=measured,
+        model_json=files["model.json"],
     )
 
 
@@ -122,7 +125,8 @@ def find_candidate(
     conn: Connection, spec: ModelSpec, training_set: TrainingSet
 ) -> Candidate | None:
     """Return the registered version of the same training set, spec and code, None without."""
-    names = [part.name for part in fields(Candidate) if part.name not in {"partition", "measured"}]
+    not_stored = {"partition", "measured", "model_json"}
+    names = [part.name for part in fields(Candidate) if part.name not in not_stored]
     query = f"""
         select {", ".join(names)} from ml.model_versions
         where model = %s and training_set = %s and spec_digest = %s and code_version = %s

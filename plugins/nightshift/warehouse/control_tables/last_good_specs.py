@@ -28,7 +28,7 @@ def keep_spec(conn: Connection, spec: ModelSpec) -> None:
         insert into ops.last_good_specs as kept (model, digest, spec) values (%s, %s, %s)
         on conflict (model) do update
         set digest = excluded.digest, spec = excluded.spec, kept_at = excluded.kept_at
-        where kept.digest <> excluded.digest
+        where (kept.digest, kept.spec) <> (excluded.digest, excluded.spec)
         """,
         [spec.name, spec.digest, spec.model_dump_json()],
     )
