@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from collections.abc import Iterator
+from html import unescape
 
 import pytest
 from jinja2 import Environment, select_autoescape
@@ -26,6 +28,14 @@ from nightshift.scoring.pipeline import score
 from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.warehouse.analysts.grants import apply_grants
+from nightshift.warehouse.analysts.tile import (
+    MAX_BYTES,
+    NoTableError,
+    facts,
+    read_health,
+    render_html,
+    render_svg,
+)
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.relations.prediction_views import ViewContractError
 
@@ -67,7 +77,7 @@ def state(
                 " ('parcel', 'weight_kg', 'weight', 'kg', 'size', 'Weight of the parcel.'),"
                 " ('parcel', 'late_rate_7d', 'late parcels, 7 days', 'share', 'depot', 'Share.')"
             )
-            create_health(conn)
+            create_shared_views(conn)
             registry.promote("2013-07-01")
             publish_features(conn)
             score(registry.settings, spec, DAY, RUN)
@@ -86,13 +96,16 @@ def state(
             yield registry
 
 
-def create_health(conn) -> None:
-    """Create the view of dbt's model, which reads sources only."""
+def create_shared_views(conn) -> None:
+    """Create the views of all models from dbt's models, which read sources only."""
     environment = Environment(autoescape=select_autoescape([], default_for_string=False))
-    path = PROJECT_ROOT / "dbt_project" / "models" / "analytics" / "health.sql"
-    environment.globals["source"] = lambda schema, table: f"{schema}.{table}"
-    select = environment.from_string(path.read_text(encoding="utf-8")).render()
-    conn.execute(f"create view analytics.health as {select}".encode())
+    schemas = {"catalog": "pg_catalog"}
+    environment.globals["source"] = lambda name, table: f"{schemas.get(name, name)}.{table}"
+    folder = PROJECT_ROOT / "dbt_project" / "models" / "analytics"
+    for name in ("health", "data_dictionary"):
+        text = (folder / f"{name}.sql").read_text(encoding="utf-8")
+        select = environment.from_string(text).render()
+        conn.execute(f"create view analytics.{name} as {select}".encode())
 
 
 @pytest.fixture
@@ -271,7 +284,7 @@ def test_an_analyst_reads_every_view_and_calls_no_function_of_theirs(state):
 
     query = "select viewname from pg_views where schemaname = 'analytics'"
     views = [name for (name,) in state.conn.execute(query)]
-    assert len(views) == 11
+    assert len(views) == 12
     with connect(as_admin(state.settings), "test admin") as admin:
         apply_grants(admin)
         admin.execute("set role analyst")
@@ -296,6 +309,89 @@ def test_versions_of_before_get_their_words_when_the_warehouse_is_migrated(score
     assert record_missing_explanations(conn, scored.store, "parcel_late") == 2
     assert rows(conn, query) == before
     assert record_missing_explanations(conn, scored.store, "parcel_late") == 0
+
+
+def page_queries() -> list[str]:
+    """Return the queries of the analysts' page, with the names of this module's model."""
+    page = (PROJECT_ROOT / "docs" / "analysts.md").read_text(encoding="utf-8")
+    for name, own in PAGE_NAMES.items():
+        page = page.replace(name, own)
+    return re.findall(r"```sql\n(.+?)```", page, re.DOTALL)
+
+
+PAGE_NAMES = {
+    "flight_delayed": "parcel_late",
+    "2013-09-06_EV_4133_EWR": PARCEL,
+    "2013-09-06": "2013-07-01",
+    "flight_id": "parcel_id",
+    "origin": "depot",
+    # The state was published now, not before nine o'clock of yesterday.
+    "current_date - 1": "current_date + 1",
+}
+
+
+def test_each_query_of_the_page_answers(scored):
+    conn = scored.conn
+    conn.execute(
+        "insert into marts.fct_parcel_labels select parcel_id, partition_date, event_timestamp,"
+        " event_timestamp, null::timestamptz, 1 from predictions.parcel_late union all"
+        " select 'of a later day', '2013-07-10', now(), now(), null, 0"
+    )
+    conn.execute(
+        "insert into ops.published (dataset, partition_date, load_id, token) values"
+        " ('monitoring_performance/parcel_late', '2013-07-02', 1, 1)"
+    )
+    conn.execute(
+        "insert into monitoring.performance (partition_date, load_id, model, evaluated_partition,"
+        " slice_name, slice_value, metric, value, baseline_value, n_labels, maturity) values"
+        " ('2013-07-02', 1, 'parcel_late', '2013-06-30', 'all', '', 'log_loss', 0.5, 0.6, 50,"
+        " 'mature')"
+    )
+    conn.execute(
+        "update predictions.parcel_late set event_timestamp = partition_date + time '16:00'"
+    )
+    conn.execute("set local search_path = analytics")
+    queries = page_queries()
+    assert len(queries) == 11
+    for query in queries:
+        answer = rows(conn, query.strip().rstrip(";"))
+        assert answer, query
+    # Of the questions: the newest performance, the slices, and the one row that a rerun changed.
+    (performance,) = rows(conn, queries[2].strip().rstrip(";"))
+    assert (performance["log_loss"], performance["of_the_rule"]) == (0.5, 0.6)
+    slices = rows(conn, queries[3].strip().rstrip(";"))
+    assert {row["depot"] for row in slices} == {"north", "south"}
+    assert [row["parcel_id"] for row in rows(conn, queries[4].strip().rstrip(";"))] == [PARCEL]
+
+
+@pytest.mark.parametrize("status", ["ok", "late", "degraded", "unknown"])
+def test_a_tile_is_small_and_says_what_health_says(scored, status):
+    at = dt.datetime(2013, 7, 3, tzinfo=dt.UTC)
+    health = read_health(scored.conn, "parcel_late") | {"status": status, "owner": "a <b> & c"}
+    if status == "unknown":
+        health["partition_date"] = None
+    svg = render_svg(health, at)
+    words = unescape(re.sub(r"<[^>]+>", " ", svg))
+    assert f"parcel_late: {status}" in words
+    assert "owner a <b> & c" in words
+    if status != "unknown":
+        assert "50 rows, 100 % of entities" in words
+        assert "champion version 2, 100 % of rows" in words
+    for content in (svg, render_html(health, at)):
+        assert len(content.encode()) < MAX_BYTES
+        assert "script" not in content
+        assert "http" not in content.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_a_share_that_is_not_complete_never_reads_as_complete(scored):
+    health = read_health(scored.conn, "parcel_late") | {"share_of_entities": 0.99999}
+    complete = next(line for line in facts(health) if line.label == "Complete")
+    assert (complete.value, complete.is_good) == ("50 rows, 99.9 % of entities", False)
+
+
+def test_a_tile_of_an_unknown_model_names_where_to_look(scored):
+    with pytest.raises(NoTableError, match=r"analytics\.health"):
+        read_health(scored.conn, "nobody")
 
 
 def test_a_view_of_before_stays_under_its_version_when_columns_change_their_order(scored):

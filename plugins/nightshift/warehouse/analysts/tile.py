@@ -66,12 +66,13 @@ def facts(health: dict[str, Any]) -> list[Line]:
     """Return what a tile says of a row of ``analytics.health``, the most important first."""
     if health["partition_date"] is None:
         return [Line("Published", "nothing yet", is_good=False)]
-    due = "" if not health["is_late"] else f", {_day(health['due_day'])} is missing"
+    due = "" if not health["is_late"] else f", {health['due_day']} is missing"
     share = health["share_of_entities"]
     complete = "features are not published" if share is None else f"{_percent(share)} of entities"
     by_champion = _percent(health["share_by_champion"])
     version = health["champion_version"]
     champion = "no champion" if version is None else f"champion version {version}"
+    # Each value fits into the width of the tile.
     return [
         Line("Predicted", f"{_day(health['predicted_day'])}{due}", is_good=not health["is_late"]),
         Line("Published", _published(health), is_good=health["is_deadline_kept"]),
@@ -92,7 +93,7 @@ def facts(health: dict[str, Any]) -> list[Line]:
 def _published(health: dict[str, Any]) -> str:
     deadline = health["deadline_at"]
     kept = "in time" if health["is_deadline_kept"] else "late"
-    return f"{_instant(health['published_at'])}, first {kept} for {_local(deadline):%H:%M}"
+    return f"{_instant(health['published_at'])}, {kept} for {_local(deadline):%H:%M}"
 
 
 def _percent(share: float | None) -> str:
@@ -111,7 +112,7 @@ def _local(instant: dt.datetime) -> dt.datetime:
 
 
 def _instant(instant: dt.datetime | None) -> str:
-    return "unknown" if instant is None else f"{_local(instant):%a %Y-%m-%d %H:%M %Z}"
+    return "unknown" if instant is None else f"{_local(instant):%Y-%m-%d %H:%M %Z}"
 
 
 def render_svg(health: dict[str, Any], at: dt.datetime) -> str:
@@ -159,7 +160,7 @@ _MARKS = {
     "unknown": "M4 10h12",
 }
 _SVG = """\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 380 {{ height }}" width="380" \
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 {{ height }}" width="400" \
 height="{{ height }}" role="img" aria-labelledby="t">
 <title id="t">{{ model }}: {{ status }}</title>
 <style>
@@ -173,7 +174,7 @@ text{font:13px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 .ok{fill:#3fb950}.degraded{fill:#d8a31f}.late{fill:#ff7b72}.unknown{fill:#9ea7b3}.k{stroke:#161b22}
 }
 </style>
-<rect class="c" x=".5" y=".5" width="379" height="{{ height - 1 }}" rx="8"/>
+<rect class="c" x=".5" y=".5" width="399" height="{{ height - 1 }}" rx="8"/>
 <circle class="{{ status }}" cx="28" cy="31" r="13"/>
 <path class="k" d="{{ mark }}" transform="translate(18 21)"/>
 <text class="m h" x="52" y="28">{{ model }}</text>

@@ -115,71 +115,72 @@ end
 $body$;
 comment on function predictions.load_summary is 'Of one load: rows by step of the fallback chain, and the oldest knowledge cut-off of a row.';
 
--- A number, level or truth value as a person reads it: three digits, thousands grouped, its unit.
+-- A reason as a person reads it: three digits, thousands grouped, the unit. It sets no search path, which would cost as much as the rest:
+-- it uses nothing but pg_catalog, which is always searched first.
 create function predictions.reason_in_words(
     label text, value jsonb, unit text, usual_low double precision, usual_high double precision, usual_level text,
     effect double precision, effect_unit text, value_before jsonb default null
 ) returns text
 language plpgsql immutable
-set search_path = pg_catalog, pg_temp
 as $body$
 declare
-    factor double precision := case when unit = 'share' then 100 else 1 end;
-    shown_unit text := case when unit = 'share' then ' %' when coalesce(unit, '') = '' then '' else ' ' || unit end;
     is_number boolean := jsonb_typeof(value) = 'number';
-    numbers double precision[] := array[usual_low * factor, usual_high * factor, effect, null, null];
-    words text[] := '{}';
+    factor double precision := case when unit = 'share' then 100 else 1 end;
+    words text := label;
+    numbers double precision[];
     number double precision;
     size double precision;
-    value_words text[] := '{}';
-    one jsonb;
-    usual text := '';
+    shown text[] := '{}';
+    value_words text;
 begin
-    if is_number then
-        numbers[4] := (value #>> '{}')::double precision * factor;
-    end if;
-    if jsonb_typeof(value_before) = 'number' then
-        numbers[5] := (value_before #>> '{}')::double precision * factor;
-    end if;
+    numbers := array[
+        case when is_number then (value #>> '{}')::double precision * factor end, usual_low * factor, usual_high * factor, abs(effect),
+        case when jsonb_typeof(value_before) = 'number' then (value_before #>> '{}')::double precision * factor end
+    ];
     foreach number in array numbers loop
         size := abs(number);
-        words := words || case
+        shown := shown || case
             when number is null then null
-            when size >= 1e15 then number::text
-            when size >= 99.95 then to_char(number, 'FM999,999,999,999,999,990')
-            when size >= 9.995 then rtrim(to_char(number, 'FM990.9'), '.')
-            when size >= 0.9995 then rtrim(to_char(number, 'FM990.99'), '.')
             when size < 0.0005 then '0'
-            else rtrim(to_char(number, 'FM0.999'), '.')
+            when size < 0.9995 then rtrim(to_char(number, 'FM0.999'), '.')
+            when size < 9.995 then rtrim(to_char(number, 'FM990.99'), '.')
+            when size < 99.95 then rtrim(to_char(number, 'FM990.9'), '.')
+            when size < 1e15 then to_char(number, 'FM999,999,999,999,999,990')
+            else number::text
         end;
     end loop;
-    foreach one in array array[value_before, value] loop
-        value_words := value_words || case jsonb_typeof(one)
-            when 'number' then words[case when array_length(value_words, 1) is null then 5 else 4 end]
-            when 'boolean' then case when one::boolean then 'yes' else 'no' end
-            when 'string' then one #>> '{}'
-            else 'unknown'
-        end;
-    end loop;
-    if value_before is null then
-        usual := case
+    value_words := case jsonb_typeof(value)
+        when 'number' then shown[1] || case when unit = 'share' then ' %' when coalesce(unit, '') = '' then '' else ' ' || unit end
+        when 'string' then value #>> '{}'
+        when 'boolean' then case when value::boolean then 'yes' else 'no' end
+        else 'unknown'
+    end;
+    if value_before is not null then
+        if value_before <> value then
+            words := words || ' ' || case jsonb_typeof(value_before)
+                when 'number' then shown[5]
+                when 'string' then value_before #>> '{}'
+                when 'boolean' then case when value_before::boolean then 'yes' else 'no' end
+                else 'unknown'
+            end || ' →';
+        end if;
+        words := words || ' ' || value_words;
+    else
+        words := words || ' ' || value_words || case
             when usual_level is not null then ' (usual ' || usual_level || ')'
             when usual_low is null and usual_high is null then ''
-            when usual_low is null then ' (usual up to ' || words[2] || ')'
-            when usual_high is null then ' (usual from ' || words[1] || ')'
-            when words[1] = words[2] then ' (usual ' || words[1] || ')'
-            else ' (usual ' || words[1] || '–' || words[2] || ')'
+            when usual_low is null then ' (usual up to ' || shown[3] || ')'
+            when usual_high is null then ' (usual from ' || shown[2] || ')'
+            when shown[2] = shown[3] then ' (usual ' || shown[2] || ')'
+            else ' (usual ' || shown[2] || '–' || shown[3] || ')'
         end;
     end if;
-    return label
-        || case when value_before is null or value_before = value then '' else ' ' || value_words[1] || ' →' end
-        || ' ' || value_words[2] || case when is_number then shown_unit else '' end || usual
-        || case
-            when effect is null then ''
-            -- Shown as zero, but not zero: the direction is still known.
-            else ': ' || case when effect < 0 then '−' else '+' end || ltrim(words[3], '-')
-                || case when effect_unit = '' then '' else ' ' || effect_unit end
-        end;
+    if effect is null then
+        return words;
+    end if;
+    -- An effect that is shown as zero still has its direction.
+    return words || case when effect < 0 then ': −' else ': +' end || shown[4]
+        || case when effect_unit = '' then '' else ' ' || effect_unit end;
 end
 $body$;
 comment on function predictions.reason_in_words is 'A reason in words, such as: pressure 1,020 hPa (usual 1,013–1,018): −11 points.';
