@@ -1,8 +1,9 @@
 {#- The views of one model's predictions, one macro per kind. Two render them: dbt, for the models in models/analytics/predictions, and
     nightshift (plugins/nightshift/warehouse/relations/prediction_views.py), which makes the warehouse's views without starting dbt.
-    So they use plain Jinja only: relations are arguments. -#}
+    So they use plain Jinja only: `spec` holds the relations and the words of the model's spec. A macro that ends in _v1 is the view of
+    before, which stays under the name with its version until it is removed. -#}
 
-{% macro prediction_columns(key) -%}
+{% macro prediction_columns_v1(key) -%}
     t.partition_date,
     t.load_id,
     t."{{ key }}",
@@ -20,18 +21,18 @@
 {%- endmacro %}
 
 {#- The predictions that count now: the load of each partition that the pointer names. -#}
-{% macro current_predictions(predictions, published, dataset, key) -%}
+{% macro current_predictions_v1(predictions, published, dataset, key) -%}
 select
-    {{ prediction_columns(key) }}
+    {{ prediction_columns_v1(key) }}
 from {{ predictions }} as t
 inner join {{ published }} as p
     on p.dataset = '{{ dataset }}' and t.partition_date = p.partition_date and t.load_id = p.load_id
 {%- endmacro %}
 
 {#- Every load that was ever published. -#}
-{% macro prediction_history(predictions, loads, dataset, key) -%}
+{% macro prediction_history_v1(predictions, loads, dataset, key) -%}
 select
-    {{ prediction_columns(key) }},
+    {{ prediction_columns_v1(key) }},
     l.published_at,
     l.superseded_at
 from {{ predictions }} as t
@@ -41,11 +42,11 @@ inner join {{ loads }} as l
 
 {#- The predictions that count now, and what came true, from the function of create_label_function. An outcome is mature when outcomes
     of `maturity_days` whole days after the predicted day have been delivered. -#}
-{% macro prediction_outcomes(predictions, published, label_function, dataset, key, maturity_days) -%}
+{% macro prediction_outcomes_v1(predictions, published, label_function, dataset, key, maturity_days) -%}
 with latest as (select * from {{ label_function }}())
 
 select
-    {{ prediction_columns(key) }},
+    {{ prediction_columns_v1(key) }},
     latest.outcome,
     latest.known_at as outcome_known_at,
     coalesce(t.partition_date + {{ 1 + maturity_days }} <= (select max(label_date) from latest), false) as is_mature
@@ -53,6 +54,112 @@ from {{ predictions }} as t
 inner join {{ published }} as p
     on p.dataset = '{{ dataset }}' and t.partition_date = p.partition_date and t.load_id = p.load_id
 left join latest on t."{{ key }}" = latest.entity_key
+{%- endmacro %}
+
+{#- The operating day on which the predicted thing is due. -#}
+{% macro predicted_day(spec, rows) -%}
+    ({{ rows }}.event_timestamp at time zone '{{ spec.timezone }}')::date
+{%- endmacro %}
+
+{#- An attribute as it was when the row was scored: one look-up by index, and none in a query that does not read it. -#}
+{% macro attribute(spec, name) -%}
+    (
+        select f."{{ name }}"
+        from {{ spec.features }} as f
+        where f.load_id = l.feature_load_id and f.partition_date = t.partition_date and f."{{ spec.key }}" = t."{{ spec.key }}"
+        limit 1
+    )
+{%- endmacro %}
+
+{#- What a person looks at first. -#}
+{% macro prediction_front(spec) -%}
+    t."{{ spec.key }}",
+    {{ predicted_day(spec, "t") }} as predicted_day,
+    {%- for name in spec.attributes %}
+    {{ attribute(spec, name) }} as "{{ name }}",
+    {%- endfor %}
+    {%- if spec.is_binary %}
+    t.probability,
+    t.is_positive,
+    {%- else %}
+    t.score as value,
+    {%- endif %}
+    t.decile
+{%- endmacro %}
+
+{#- Where the row comes from; deprecated columns, and the ids of loads last. -#}
+{% macro prediction_back(spec, is_history) -%}
+    t.model_version,
+    t.score_source,
+    t.score_source_reason,
+    t.features_as_of as known_as_of,
+    l.published_at,
+    {%- if is_history %}
+    l.superseded_at,
+    {%- endif %}
+    t.event_timestamp,
+    t.partition_date,
+    t.reasons,
+    t.score,
+    {%- if not spec.is_binary %}
+    t.probability,
+    t.is_positive,
+    {%- endif %}
+    t.features_as_of,
+    t.load_id,
+    t.run_id
+{%- endmacro %}
+
+{#- Published rows, and the base that their contributions add up from. -#}
+{% macro prediction_rows(spec, is_history) -%}
+from {{ spec.predictions }} as t
+inner join predictions.published_loads('{{ spec.predictions_dataset }}', '{{ spec.features_dataset }}') as l
+    on t.partition_date = l.partition_date and t.load_id = l.load_id{% if not is_history %} and l.is_current{% endif %}
+left join {{ spec.explanations }} as e on e.model = '{{ spec.name }}' and t.model_version = e.version
+{%- endmacro %}
+
+{#- The predictions that count now. -#}
+{% macro current_predictions(spec) -%}
+select
+    {{ prediction_front(spec) }},
+    {{ reason_columns(spec) }},
+    {{ prediction_back(spec, false) }}
+{{ prediction_rows(spec, false) }}
+{{ reason_joins(spec) }}
+{%- endmacro %}
+
+{#- Every load that was ever published. -#}
+{% macro prediction_history(spec) -%}
+select
+    {{ prediction_front(spec) }},
+    {{ reason_columns(spec) }},
+    {{ prediction_back(spec, true) }}
+{{ prediction_rows(spec, true) }}
+{{ reason_joins(spec) }}
+{%- endmacro %}
+
+{#- The predictions that count now, and what came true, from the function of create_label_function. An outcome is mature when outcomes
+    of `maturity_days` whole days after the predicted day have been delivered. -#}
+{% macro prediction_outcomes(spec) -%}
+{%- set outcome = "latest.outcome::integer" if spec.is_binary else "latest.outcome::double precision" -%}
+with latest as (select * from {{ spec.label_function }}())
+
+select
+    {{ prediction_front(spec) }},
+    {{ outcome }} as outcome,
+    {%- if spec.is_binary %}
+    -- A rule may say 0 or 1, and be wrong.
+    -ln(greatest(case {{ outcome }} when 1 then t.probability when 0 then 1 - t.probability end, 1e-15)) as log_loss,
+    {%- else %}
+    abs(t.score - {{ outcome }}) as absolute_error,
+    {%- endif %}
+    coalesce(t.partition_date + {{ 1 + spec.maturity_days }} <= (select max(label_date) from latest), false) as is_mature,
+    latest.known_at as outcome_known_at,
+    {{ reason_columns(spec) }},
+    {{ prediction_back(spec, false) }}
+{{ prediction_rows(spec, false) }}
+left join latest on t."{{ spec.key }}" = latest.entity_key
+{{ reason_joins(spec) }}
 {%- endmacro %}
 
 {#- The function that reads the newest label of each entity, from the first predicted day on.

@@ -33,7 +33,7 @@ from nightshift.cli.operations import (
     watch,
     why_not,
 )
-from nightshift.cli.predictions import monitor, report, repro, score, shadow, why
+from nightshift.cli.predictions import monitor, report, repro, score, shadow, tile, why
 from nightshift.cli.services import airflow, doctor, down, migrate, page, psql, status, up
 from nightshift.errors import NightshiftError
 from nightshift.resource_errors import translate_resource_errors
@@ -57,7 +57,7 @@ COMMANDS = {
     SERVICES: (up, status, doctor, down, migrate, psql, page, airflow),
     DATA: (deliver, deliver_history, backfill, redo, profile, dbt),
     MODELS: (train, models, evidence, rollback),
-    PREDICTIONS: (score, shadow, monitor, report, why, repro),
+    PREDICTIONS: (score, shadow, monitor, report, why, repro, tile),
     OPERATIONS: (
         why_not,
         watch,

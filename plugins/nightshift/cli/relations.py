@@ -59,14 +59,19 @@ def _set_up_models(
     specs: Iterable[ModelSpec],
 ) -> list[SpecError]:
     """Create dbt's and the models' relations; return one error per spec that does not fit."""
+    from nightshift.lake.object_store import ObjectStore
+    from nightshift.registry.model_versions import record_missing_explanations
     from nightshift.scoring.prediction_tables import ensure_prediction_relations
     from nightshift.scoring.spec_check import check_spec
     from nightshift.warehouse.control_tables.last_good_specs import keep_spec
+    from nightshift.warehouse.dbt.feature_words import keep_feature_words
     from nightshift.warehouse.dbt.project import feature_views
     from nightshift.warehouse.dbt.runner import ensure_relations
 
+    store = ObjectStore.open(settings)
     # The prediction relations refer to dbt's relations.
     ensure_relations(settings)
+    keep_feature_words(conn, settings)
     views = feature_views(settings)
     problems: list[SpecError] = []
     for spec in specs:
@@ -77,4 +82,5 @@ def _set_up_models(
         ensure_prediction_relations(conn, spec, replace_views=True)
         # The deadline fallback scores with this spec while the file is wrong.
         keep_spec(conn, spec)
+        record_missing_explanations(conn, store, spec.name)
     return problems

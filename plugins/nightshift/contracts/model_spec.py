@@ -17,7 +17,7 @@ from nightshift.contracts.monitoring_spec import Monitoring
 from nightshift.contracts.partitions import CUTOFF, Partition, operating_timezone
 from nightshift.contracts.promotion_spec import Promotion
 from nightshift.contracts.reserved_names import FEATURE_COLUMNS, EntityKey, ModelName
-from nightshift.contracts.scoring_spec import Scoring
+from nightshift.contracts.scoring_spec import Analytics, Scoring
 from nightshift.contracts.training_spec import Training
 from nightshift.contracts.yaml_document import (
     IDENTIFIER,
@@ -118,6 +118,7 @@ class ModelSpec(NamedDocument):
         label: The outcome.
         positive_threshold: Binary only: probability from which a row counts as positive; None
             chooses the best F1 on validation.
+        analytics: What analysts read next to the predictions.
     """
 
     name: ModelName
@@ -136,6 +137,7 @@ class ModelSpec(NamedDocument):
     scoring: Scoring
     monitoring: Monitoring
     positive_threshold: Ratio | None = None
+    analytics: Analytics = Analytics()
 
     # Before the enum: its own message would not say that the task may come.
     @field_validator("task", mode="before")
@@ -201,6 +203,14 @@ class ModelSpec(NamedDocument):
             raise ValueError(
                 f"training.weight_column {training.weight_column!r} is neither feature nor label"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _attributes_are_not_the_label(self) -> ModelSpec:
+        taken = {self.entity.key, self.event_timestamp, self.label.column, *FEATURE_COLUMNS}
+        wrong = sorted(taken & set(self.analytics.attributes))
+        if wrong:
+            raise ValueError(f"analytics.attributes: {', '.join(wrong)} is in the views already")
         return self
 
     @model_validator(mode="after")
@@ -283,8 +293,9 @@ class ModelSpec(NamedDocument):
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256 of the spec's content, hex."""
-        return sha256(self.model_dump_json().encode()).hexdigest()
+        """Return the SHA-256 of the spec's content, hex, without what only analysts see."""
+        # What is shown next to a prediction must not make it another one.
+        return sha256(self.model_dump_json(exclude={"analytics"}).encode()).hexdigest()
 
 
 @cache

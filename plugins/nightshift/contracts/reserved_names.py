@@ -5,6 +5,7 @@ A contract or spec that takes one is refused when it is read.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -27,11 +28,23 @@ PREDICTION_COLUMNS = frozenset({
     "score_source_reason", "run_id", "published_at", "superseded_at", "outcome",
     "outcome_known_at", "is_mature",
 })  # fmt: skip
+# Columns of the analysts' views, in addition to those of prediction tables.
+VIEW_COLUMNS = frozenset({
+    "predicted_day", "value", "base_probability", "base_value", "other_effects", "known_as_of",
+    "log_loss", "absolute_error", "model", "feature", "reason", "rank", "comparison",
+})  # fmt: skip
 # Columns that every feature view has for bookkeeping.
 FEATURE_COLUMNS = frozenset({"partition_date", "load_id", "as_of"})
 
 _PARTITION_INDEX, _LARGE, _PRIMARY_KEY = "_by_partition", "$large", "_pkey"
-_VIEWS = ("_current", "_history", "_outcomes")
+# What follows a model's name in the analysts' views; older versions of a view end in _v<n>.
+VIEW_SUFFIXES = (
+    "current", "history", "outcomes", "reasons", "changes", "performance", "versions",
+)  # fmt: skip
+_VIEWS = tuple(f"_{suffix}" for suffix in VIEW_SUFFIXES)
+_OLD_VIEW = re.compile(rf"(.+)_({'|'.join(VIEW_SUFFIXES)})_v[0-9]+")
+# Views of schema ``analytics`` that belong to no model.
+_SHARED_VIEWS = frozenset({"health", "data_dictionary"})
 # PostgreSQL cuts longer names, and two of them would be one.
 MAXIMUM_DATASET_LENGTH = 63 - len(_LARGE + _PARTITION_INDEX)
 
@@ -58,6 +71,8 @@ def _refuse_dataset(name: str) -> str:
 
 
 def _refuse_model(name: str) -> str:
+    if name in _SHARED_VIEWS or _OLD_VIEW.fullmatch(name):
+        raise ValueError(f"{name} is a view for analysts; choose another name")
     for ending in (*_VIEWS, _PRIMARY_KEY):
         if name.endswith(ending):
             raise ValueError(
@@ -68,9 +83,10 @@ def _refuse_model(name: str) -> str:
 
 
 def _refuse_entity_key(name: str) -> str:
-    if name in PREDICTION_COLUMNS | SYSTEM_COLUMNS:
+    if name in PREDICTION_COLUMNS | VIEW_COLUMNS | SYSTEM_COLUMNS:
         raise ValueError(
-            f"{name} is another column of every prediction table; rename it in the feature view"
+            f"{name} is another column of every prediction table or of the views on it; rename it"
+            " in the feature view"
         )
     return name
 

@@ -1,11 +1,12 @@
-"""How a partition is scored, and what is published without a usable model."""
+"""How a partition is scored, what is published without a usable model, and what analysts read."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from nightshift.contracts.reserved_names import PREDICTION_COLUMNS, VIEW_COLUMNS
 from nightshift.contracts.yaml_document import Frozen, Identifier, PositiveInt
 
 # Who computes raw scores. Source: docs/adr/0022-engines.md.
@@ -92,3 +93,34 @@ class Scoring(Frozen):
     carry_over: CarryOver = CarryOver()
     spine: Spine | None = None
     rescue_minutes_before_deadline: PositiveInt = 60
+
+
+class Analytics(Frozen):
+    """What the views of schema ``analytics`` say of a model besides its predictions.
+
+    Attributes:
+        attributes: Columns of the feature view to slice by, such as a region; the views show their
+            values as they were when the row was scored.
+        unit: Unit of the predicted value, such as ``minutes``; binary models need none.
+        version: Raise it when an attribute goes or changes its type: the views of before stay under
+            names with the old version.
+    """
+
+    attributes: tuple[Identifier, ...] = ()
+    unit: str = ""
+    version: PositiveInt = 1
+
+    @field_validator("attributes")
+    @classmethod
+    def _are_new_columns(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        taken = sorted(set(names) & (PREDICTION_COLUMNS | VIEW_COLUMNS))
+        if taken or len(set(names)) < len(names):
+            problem = ", ".join(taken) or "a name that is there twice"
+            raise ValueError(f"names of columns that the views do not have yet; not {problem}")
+        # The views number their columns of reasons.
+        numbered = [name for name in names if name.startswith(("reason_", "effect_"))]
+        if numbered:
+            raise ValueError(
+                f"{', '.join(numbered)}: reason_<n> and effect_<n> are columns of ours"
+            )
+        return names

@@ -90,7 +90,8 @@ def _view_problems(
     rule = spec.scoring.fallback.feature
     slices = {part.column for part in spec.promotion.slices}
     groups = {part.column for part in spec.promotion.fairness}
-    required = {*spec.features.names, spec.event_timestamp, rule, *slices, *groups}
+    shown = spec.analytics.attributes
+    required = {*spec.features.names, spec.event_timestamp, rule, *slices, *groups, *shown}
     missing = sorted(required - types.keys())
     if missing:
         yield f"{table} lacks {', '.join(missing)}"

@@ -86,6 +86,7 @@ class Candidate(Provenance):
             engine.
         evaluated: The model that the evidence is about, of ``EvaluatedModel``; None if it is this
             one.
+        model_json: Content of ``model.json``; empty when the version was registered before.
     """
 
     model: str
@@ -102,6 +103,7 @@ class Candidate(Provenance):
     measured: list[MetricValue] = field(default_factory=list)
     engine_proof: dict[str, Any] | None = None
     evaluated: dict[str, Any] | None = None
+    model_json: bytes = field(default=b"", repr=False)
 
 
 def store_evaluated(
@@ -151,6 +153,7 @@ def store_candidate(
         figures=figure_keys,
         measured=measured,
         evaluated=None if evaluated is None else asdict(evaluated),
+        model_json=trained.files["model.json"],
     )
 
 
@@ -170,7 +173,8 @@ def find_candidate(
     conn: Connection, spec: ModelSpec, training_set: TrainingSet
 ) -> Candidate | None:
     """Return the registered version of the same training set, spec and code, None without."""
-    names = [part.name for part in fields(Candidate) if part.name not in {"partition", "measured"}]
+    not_stored = {"partition", "measured", "model_json"}
+    names = [part.name for part in fields(Candidate) if part.name not in not_stored]
     query = f"""
         select {", ".join(names)} from ml.model_versions
         where model = %s and training_set = %s and spec_digest = %s and code_version = %s

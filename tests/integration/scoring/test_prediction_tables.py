@@ -95,6 +95,7 @@ def test_a_prediction_stays_one_row_when_its_outcome_moved_to_another_day(wareho
 
 def test_relations_stay_when_created_again(warehouse, spec):
     _publish(warehouse, 0.1)
+    ensure_prediction_relations(warehouse, spec, replace_views=True)
     before = warehouse.execute(
         "select oid::text from pg_class where relname like 'parcel_late%' order by relname"
     ).fetchall()
@@ -113,7 +114,9 @@ def test_outcomes_view_waits_for_its_labels_when_they_are_absent(conn):
     spec = make_spec()
     ensure_prediction_relations(conn, spec)
     names = "select viewname from pg_views where schemaname = 'analytics' order by 1"
-    assert conn.execute(names).fetchall() == [("parcel_late_current",), ("parcel_late_history",)]
+    views = [name for (name,) in conn.execute(names)]
+    assert {"parcel_late_current", "parcel_late_history"} <= set(views)
+    assert "parcel_late_outcomes" not in views
 
     conn.execute(
         "create view marts.fct_parcel_labels as select 'p'::text as parcel_id, date '2013-07-01'"

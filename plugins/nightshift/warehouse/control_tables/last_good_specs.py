@@ -31,7 +31,8 @@ def keep_spec(conn: Connection, spec: ModelSpec) -> None:
         on conflict (model) do update
         set digest = excluded.digest, spec = excluded.spec, kept_at = excluded.kept_at,
             timezone = excluded.timezone
-        where (kept.digest, kept.timezone) is distinct from (excluded.digest, excluded.timezone)
+        where (kept.digest, kept.spec, kept.timezone)
+            is distinct from (excluded.digest, excluded.spec, excluded.timezone)
         """,
         [spec.name, spec.digest, spec.model_dump_json(), operating_timezone()],
     )

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from nightshift.contracts.model_spec import read_specs
 from nightshift.warehouse.relations.prediction_columns import (
     PREDICTION_COLUMNS,
-    PredictionView,
     describe_columns,
     describe_table,
-    prediction_views,
 )
+from nightshift.warehouse.relations.view_contracts import PredictionView, prediction_views
+from nightshift.warehouse.relations.view_macros import RELATIONS, VIEW_MACROS, spec_words
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -75,57 +75,127 @@ def _has_text(path: Path, text: str) -> bool:
 
 def model_files(spec: ModelSpec, dbt_project_dir: Path) -> dict[str, str]:
     """Return the content of each file of a model, by name."""
+    views = prediction_views(spec, _attribute_types(spec, dbt_project_dir))
+    head = _SQL_HEADER.substitute(model=spec.name)
+    files = {}
+    for suffix in views:
+        sql = _view_sql(spec, suffix)
+        if suffix.startswith("outcomes"):
+            # dbt renders a hook when the model runs: only then are the types of the labels known.
+            sql = _label_hook(spec, dbt_project_dir) + sql
+        files[f"{spec.name}_{suffix}.sql"] = head + sql
+    document = {
+        "version": 2,
+        "sources": _sources(spec, dbt_project_dir),
+        "models": [
+            _properties(spec, view, views.get(f"{suffix}_v1"))
+            for suffix, view in views.items()
+            if not view.deprecated_by
+        ],
+        "exposures": [_exposure(spec, dbt_project_dir)],
+    }
+    files[f"_{spec.name}.yml"] = _YAML_HEADER.substitute(model=spec.name) + _yaml(document)
+    return files
+
+
+def _view_sql(spec: ModelSpec, suffix: str) -> str:
+    """Return the call of a view's macro, with relations by source and ref."""
     words = {
         "model": spec.name,
         "dataset": spec.predictions_dataset,
         "key": spec.entity.key,
-        "labels": _label_relation(spec, dbt_project_dir),
-        "label": spec.label.column,
         "maturity_days": spec.label.maturity_days,
     }
-    files = {}
-    for suffix, template in _SQL.items():
-        files[f"{spec.name}_{suffix}.sql"] = template.substitute(words)
-    document = {
-        "version": 2,
-        "sources": _sources(spec, dbt_project_dir),
-        "models": [_properties(spec, view) for view in prediction_views(spec).values()],
-        "exposures": [_exposure(spec, dbt_project_dir)],
+    if suffix in _SQL_V1:
+        return _SQL_V1[suffix].substitute(words)
+    relations = {
+        name: f"source('{schema}', '{table}')" for name, (schema, table) in RELATIONS.items()
     }
-    files[f"_{spec.name}.yml"] = _YAML_HEADER.substitute(words) + _yaml(document)
-    return files
+    relations["predictions"] = f"source('predictions', '{spec.name}')"
+    relations["features"] = f"ref('{spec.feature_table}')"
+    relations["label_function"] = f"label_function('{spec.name}')"
+    # Only what the view reads is in its lineage.
+    read = {name: relations[name] for name in _READS[suffix]}
+    if suffix in _WITH_ATTRIBUTES and spec.analytics.attributes:
+        read["features"] = relations["features"]
+    lines = [f"    '{name}': {_literal(value)}" for name, value in spec_words(spec).items()]
+    lines += [f"    '{name}': {relation}" for name, relation in read.items()]
+    arguments = ",\n".join(lines)
+    return f"{{{{ {VIEW_MACROS[suffix]}(spec={{\n{arguments}\n}}) }}}}\n"
 
 
-_SQL = {
-    "current": Template("""\
--- Written by `nightshift dbt` from dags/models/$model.yaml; the SQL is in macros/predictions.sql.
-{{ current_predictions(
+def _literal(value: object) -> str:
+    """Return a value as Jinja reads it: its literals are JSON's, with single quotes."""
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    if isinstance(value, list):
+        items = ", ".join(map(_literal, value))
+        return f"[{items}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _label_hook(spec: ModelSpec, dbt_project_dir: Path) -> str:
+    return _LABEL_HOOK.substitute(
+        model=spec.name,
+        labels=_label_relation(spec, dbt_project_dir),
+        key=spec.entity.key,
+        label=spec.label.column,
+    )
+
+
+def _attribute_types(spec: ModelSpec, dbt_project_dir: Path) -> dict[str, str]:
+    """Return the types of the attributes that the feature view's YAML declares."""
+    import yaml
+
+    if not spec.analytics.attributes:
+        return {}
+    for path in sorted((dbt_project_dir / "models").rglob("*.yml")):
+        text = path.read_text(encoding="utf-8")
+        if spec.feature_table not in text or path.is_relative_to(dbt_project_dir / FOLDER):
+            continue
+        for model in (yaml.safe_load(text) or {}).get("models") or []:
+            if model.get("name") == spec.feature_table:
+                columns = model.get("columns") or []
+                types = {column["name"]: column.get("data_type", "") for column in columns}
+                return {name: types.get(name, "") for name in spec.analytics.attributes}
+    return {}
+
+
+_ROW_RELATIONS = ("explanations", "references", "words", "predictions")
+_READS = {
+    "current": _ROW_RELATIONS,
+    "history": _ROW_RELATIONS,
+    "outcomes": (*_ROW_RELATIONS, "label_function"),
+    "reasons": _ROW_RELATIONS,
+    "changes": ("explanations", "words", "predictions"),
+    "performance": ("performance", "verdicts"),
+    "versions": ("versions", "training_sets", "promotions", "succession"),
+}
+"""Relations that the macro of each view reads."""
+_WITH_ATTRIBUTES = frozenset({"current", "history", "outcomes"})
+_SQL_HEADER = Template(
+    "-- Written by `nightshift dbt` from dags/models/$model.yaml; the SQL is in macros/.\n"
+)
+_SQL_V1 = {
+    "current_v1": Template("""\
+{{ current_predictions_v1(
     predictions=source('predictions', '$model'),
     published=source('ops', 'published'),
     dataset='$dataset',
     key='$key'
 ) }}
 """),
-    "history": Template("""\
--- Written by `nightshift dbt` from dags/models/$model.yaml; the SQL is in macros/predictions.sql.
-{{ prediction_history(
+    "history_v1": Template("""\
+{{ prediction_history_v1(
     predictions=source('predictions', '$model'),
     loads=source('ops', 'loads'),
     dataset='$dataset',
     key='$key'
 ) }}
 """),
-    # dbt renders a hook when the model runs: only then are the types of the labels known.
-    "outcomes": Template("""\
--- Written by `nightshift dbt` from dags/models/$model.yaml; the SQL is in macros/predictions.sql.
-{{ config(pre_hook="{{ create_label_function(
-    label_function=label_function('$model'),
-    predictions=source('predictions', '$model'),
-    labels=$labels,
-    key='$key',
-    label='$label'
-) }}") }}
-{{ prediction_outcomes(
+    "outcomes_v1": Template("""\
+{{ prediction_outcomes_v1(
     predictions=source('predictions', '$model'),
     published=source('ops', 'published'),
     label_function=label_function('$model'),
@@ -135,6 +205,15 @@ _SQL = {
 ) }}
 """),
 }
+_LABEL_HOOK = Template("""\
+{{ config(pre_hook="{{ create_label_function(
+    label_function=label_function('$model'),
+    predictions=source('predictions', '$model'),
+    labels=$labels,
+    key='$key',
+    label='$label'
+) }}") }}
+""")
 _YAML_HEADER = Template("""\
 # Written by `nightshift dbt` from dags/models/$model.yaml: change that file.
 """)
@@ -184,22 +263,56 @@ def _sources(spec: ModelSpec, dbt_project_dir: Path) -> list[dict[str, Any]]:
     return [predictions, labels]
 
 
-def _properties(spec: ModelSpec, view: PredictionView) -> dict[str, Any]:
+def _properties(
+    spec: ModelSpec, view: PredictionView, older: PredictionView | None
+) -> dict[str, Any]:
+    """Return a view as a dbt model with its versions."""
+    name = f"{spec.name}_{view.suffix}"
+    latest: dict[str, Any] = {"v": view.major, "defined_in": name, "config": {"alias": name}}
+    if not view.is_typed:
+        latest["config"]["contract"] = {"enforced": False}
+    versions = [latest]
+    if older is not None:
+        version: dict[str, Any] = {
+            "v": older.major,
+            "deprecation_date": str(older.removed_after),
+            "description": _text(older.description),
+            "columns": [{"include": []}, *_columns(older)],
+        }
+        # The outcome has the type of the label column, which only the label relation knows.
+        if not older.is_typed:
+            version["config"] = {"contract": {"enforced": False}}
+        versions.append(version)
+    return {
+        "name": name,
+        "description": _text(view.description),
+        "latest_version": view.major,
+        "config": {
+            "meta": {
+                "security_barrier": True,
+                "owner": view.owner,
+                "grain": view.grain,
+                "freshness": view.freshness,
+                "contract_version": view.version,
+            }
+        },
+        "columns": _columns(view),
+        "versions": versions,
+    }
+
+
+def _columns(view: PredictionView) -> list[dict[str, Any]]:
     columns = []
     for name, column in view.columns.items():
-        typed = {"name": name}
+        typed: dict[str, Any] = {"name": name}
         if column.data_type:
             typed["data_type"] = column.data_type
-        columns.append({**typed, "description": _text(column.description)})
-    properties: dict[str, Any] = {
-        "name": f"{spec.name}_{view.suffix}",
-        "description": _text(view.description),
-        "columns": columns,
-    }
-    # The outcome has the type of the label column, which only the label relation knows.
-    if not all(column.data_type for column in view.columns.values()):
-        properties["config"] = {"contract": {"enforced": False}}
-    return properties
+        typed["description"] = _text(column.description)
+        meta = {"unit": column.unit, "replaced_by": column.replaced_by}
+        if any(meta.values()):
+            typed["config"] = {"meta": {key: value for key, value in meta.items() if value}}
+        columns.append(typed)
+    return columns
 
 
 def _exposure(spec: ModelSpec, dbt_project_dir: Path) -> dict[str, Any]:

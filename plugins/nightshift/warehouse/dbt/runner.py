@@ -91,7 +91,8 @@ def run_models(
 
 def _model_run(result: Mapping[str, Any]) -> ModelRun:
     return ModelRun(
-        model=result["unique_id"].rsplit(".", 1)[-1],
+        # model.<project>.<name>, and .v<n> for a model with versions.
+        model=result["unique_id"].split(".")[2],
         status=result["status"],
         seconds=round(result["execution_time"], 2),
         message=without_values(result["message"] or ""),

@@ -1,12 +1,13 @@
-"""What analysts read of one model's predictions: three views, and what each column says."""
+"""What the columns of the analysts' views say: type, unit, description, and what replaces them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
+from nightshift.contracts.partitions import operating_timezone
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -19,13 +20,17 @@ class ViewColumn:
     Attributes:
         data_type: PostgreSQL's; empty if only the label relation knows it.
         description: For people.
+        unit: Of its numbers; empty without one.
+        replaced_by: The column to read instead, for a deprecated one; empty for all others.
     """
 
     data_type: str
     description: str
+    unit: str = ""
+    replaced_by: str = ""
 
 
-# In the order of macros/predictions.sql. In braces: words of the spec.
+# Columns of the table and of the views of version 1, in their order. In braces: words of the spec.
 PREDICTION_COLUMNS = {
     "partition_date": ViewColumn("date", "Operating day whose night made the prediction."),
     "load_id": ViewColumn("bigint", "The load that wrote the row."),
@@ -75,14 +80,14 @@ PREDICTION_COLUMNS = {
     ),
     "run_id": ViewColumn("text", "The run that wrote the row."),
 }
-_HISTORY_COLUMNS = {
+HISTORY_COLUMNS_V1 = {
     "published_at": ViewColumn("timestamp with time zone", "From when readers saw this load, UTC."),
     "superseded_at": ViewColumn(
         "timestamp with time zone",
         "When a newer load took its place, UTC; null while it is current.",
     ),
 }
-_OUTCOME_COLUMNS = {
+OUTCOME_COLUMNS_V1 = {
     "outcome": ViewColumn(
         "",
         "What came true: {label} as last delivered;"
@@ -97,38 +102,127 @@ _OUTCOME_COLUMNS = {
     ),
 }
 
+# What the views of today have besides.
+_REASON = ViewColumn(
+    "text",
+    "Reason {n} in words: the feature, its value, what was usual in training, and its effect;"
+    " null where a row has fewer reasons.",
+)
+_EFFECT = ViewColumn(
+    "double precision",
+    "What reason {n} adds to the prediction, against the base.",
+    "{effect_unit}",
+)
+_OTHER_EFFECTS = ViewColumn(
+    "double precision",
+    "What all other features add: base + effects + other effects is the prediction.",
+    "{effect_unit}",
+)
+_PROBABILITY = ViewColumn(
+    "double precision", "Calibrated probability of the positive class, 0 to 1.", "probability"
+)
+_BASE_PROBABILITY = ViewColumn(
+    "double precision",
+    "What the model version answers before it knows the row; effects add up from here.",
+    "probability",
+)
+_VALUE = ViewColumn("double precision", "The predicted {label}.", "{unit}")
+_BASE_VALUE = ViewColumn(
+    "double precision",
+    "What the model version answers before it knows the row; effects add up from here.",
+    "{unit}",
+)
+_PREDICTED_DAY = ViewColumn(
+    "date", "Operating day on which the predicted thing is due, in {timezone}."
+)
+_ATTRIBUTE = ViewColumn("", "{name} of the {entity}, as it was when the row was scored.")
 
-@dataclass(frozen=True)
-class PredictionView:
-    """A view of one model's predictions, as people read it.
 
-    Attributes:
-        suffix: ``current``, ``history`` or ``outcomes``: what follows the model's name.
-        description: What it holds, its grain and its owner.
-        columns: Its columns by name, in order.
-    """
-
-    suffix: str
-    description: str
-    columns: Mapping[str, ViewColumn]
-
-
-def prediction_views(spec: ModelSpec) -> dict[str, PredictionView]:
-    """Return the views of a model's predictions, by suffix."""
-    grain = f"one row per {spec.entity.name} and night"
-    contents = {
-        "current": f"The predictions that count now. Grain: {grain}.",
-        "history": "Every load that was ever published, also the superseded ones."
-        f" Grain: {grain} and load.",
-        "outcomes": f"The predictions that count now, and what came true. Grain: {grain}.",
+def front_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
+    """Return what a person looks at first: templates by name, in order."""
+    attributes = dict.fromkeys(spec.analytics.attributes, _ATTRIBUTE)
+    # One answer per task: no column that is always null.
+    answer = {"value": _VALUE}
+    if spec.task is Task.BINARY:
+        answer = {"probability": _PROBABILITY, "is_positive": PREDICTION_COLUMNS["is_positive"]}
+    return {
+        "{key}": PREDICTION_COLUMNS["{key}"],
+        "predicted_day": _PREDICTED_DAY,
+        **attributes,
+        **answer,
+        "decile": PREDICTION_COLUMNS["decile"],
     }
-    more_columns = {"history": _HISTORY_COLUMNS, "outcomes": _OUTCOME_COLUMNS}
-    views = {}
-    for suffix, content in contents.items():
-        description = f"{spec.description} {content} Owner: {spec.owner}."
-        columns = describe_columns(spec, PREDICTION_COLUMNS | more_columns.get(suffix, {}))
-        views[suffix] = PredictionView(suffix, description, columns)
-    return views
+
+
+def reason_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
+    """Return the reasons in words, their effects, and what is left to the base."""
+    columns: dict[str, ViewColumn] = {}
+    for number in range(1, spec.scoring.reasons + 1):
+        columns[f"reason_{number}"] = _REASON
+        columns[f"effect_{number}"] = _EFFECT
+    columns["other_effects"] = _OTHER_EFFECTS
+    if spec.task is Task.BINARY:
+        return columns | {"base_probability": _BASE_PROBABILITY}
+    return columns | {"base_value": _BASE_VALUE}
+
+
+def outcome_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
+    """Return what came true, and how wrong the prediction was."""
+    loss = {
+        "absolute_error": ViewColumn(
+            "double precision", "Distance of the predicted value from the outcome.", "{unit}"
+        )
+    }
+    outcome_type = "double precision"
+    if spec.task is Task.BINARY:
+        outcome_type = "integer"
+        loss = {
+            "log_loss": ViewColumn(
+                "double precision",
+                "Minus the logarithm of the probability that was given to what came true; its mean"
+                " is the log loss of any slice.",
+                "nats",
+            )
+        }
+    outcome = OUTCOME_COLUMNS_V1["outcome"]
+    return {
+        "outcome": ViewColumn(outcome_type, outcome.description, "{unit}"),
+        **loss,
+        "is_mature": OUTCOME_COLUMNS_V1["is_mature"],
+        "outcome_known_at": OUTCOME_COLUMNS_V1["outcome_known_at"],
+    }
+
+
+def back_columns(spec: ModelSpec, *, is_history: bool = False) -> dict[str, ViewColumn]:
+    """Return where a row comes from, deprecated columns, and the ids of loads last."""
+    source = (
+        "model_version",
+        "score_source",
+        "score_source_reason",
+    )
+    columns = {name: PREDICTION_COLUMNS[name] for name in source}
+    # The words of a person; the name of the table's column stays until it is removed.
+    as_of = PREDICTION_COLUMNS["features_as_of"]
+    columns["known_as_of"] = as_of
+    columns["published_at"] = HISTORY_COLUMNS_V1["published_at"]
+    if is_history:
+        columns["superseded_at"] = HISTORY_COLUMNS_V1["superseded_at"]
+    for name in ("event_timestamp", "partition_date"):
+        columns[name] = PREDICTION_COLUMNS[name]
+    columns["reasons"] = _deprecated("reasons", "reason_1 and the view of reasons")
+    if spec.task is Task.BINARY:
+        columns["score"] = PREDICTION_COLUMNS["score"]
+    else:
+        columns["score"] = _deprecated("score", "value")
+        # Always null: a table of every task has them.
+        columns["probability"] = _deprecated("probability", "value")
+        columns["is_positive"] = _deprecated("is_positive", "value")
+    columns["features_as_of"] = _deprecated("features_as_of", "known_as_of")
+    return columns | {name: PREDICTION_COLUMNS[name] for name in ("load_id", "run_id")}
+
+
+def _deprecated(name: str, replaced_by: str) -> ViewColumn:
+    return replace(PREDICTION_COLUMNS[name], replaced_by=replaced_by)
 
 
 def describe_table(spec: ModelSpec) -> str:
@@ -141,18 +235,30 @@ def describe_table(spec: ModelSpec) -> str:
 
 def describe_columns(spec: ModelSpec, templates: Mapping[str, ViewColumn]) -> dict[str, ViewColumn]:
     """Return columns by name, with the words of the spec."""
+    is_binary = spec.task is Task.BINARY
     score = f"the predicted {spec.label.column}"
-    if spec.task is Task.BINARY:
+    if is_binary:
         score = "the probability before calibration"
     words = {
         "key": spec.entity.key,
         "entity": spec.entity.name,
         "label": spec.label.column,
         "score": score,
+        "unit": "" if is_binary else spec.analytics.unit,
+        "effect_unit": effect_unit(spec),
+        "timezone": operating_timezone(),
     }
     # The name of the key column is a word of the spec too.
     columns = {}
-    for name, column in templates.items():
-        description = column.description.format(**words)
-        columns[name.format(**words)] = ViewColumn(column.data_type, description)
+    for template, column in templates.items():
+        name = template.format(**words)
+        number = name.rpartition("_")[2]
+        description = column.description.format(**words, name=name, n=number)
+        unit = column.unit.format(**words)
+        columns[name] = replace(column, description=description, unit=unit)
     return columns
+
+
+def effect_unit(spec: ModelSpec) -> str:
+    """Return the unit of what a reason adds to a prediction."""
+    return "points" if spec.task is Task.BINARY else spec.analytics.unit

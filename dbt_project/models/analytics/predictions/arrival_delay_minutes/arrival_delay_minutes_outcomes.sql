@@ -1,4 +1,4 @@
--- Written by `nightshift dbt` from dags/models/arrival_delay_minutes.yaml; the SQL is in macros/predictions.sql.
+-- Written by `nightshift dbt` from dags/models/arrival_delay_minutes.yaml; the SQL is in macros/.
 {{ config(pre_hook="{{ create_label_function(
     label_function=label_function('arrival_delay_minutes'),
     predictions=source('predictions', 'arrival_delay_minutes'),
@@ -6,11 +6,23 @@
     key='flight_id',
     label='arrival_delay_minutes'
 ) }}") }}
-{{ prediction_outcomes(
-    predictions=source('predictions', 'arrival_delay_minutes'),
-    published=source('ops', 'published'),
-    label_function=label_function('arrival_delay_minutes'),
-    dataset='predictions/arrival_delay_minutes',
-    key='flight_id',
-    maturity_days=1
-) }}
+{{ prediction_outcomes(spec={
+    'name': 'arrival_delay_minutes',
+    'key': 'flight_id',
+    'timezone': 'America/New_York',
+    'is_binary': false,
+    'attributes': ['carrier', 'origin', 'destination'],
+    'n_reasons': 3,
+    'effect_unit': 'minutes',
+    'maturity_days': 1,
+    'metric': 'mae',
+    'feature_view': 'flight',
+    'predictions_dataset': 'predictions/arrival_delay_minutes',
+    'features_dataset': 'features/flight',
+    'explanations': source('ml', 'version_explanations'),
+    'references': source('ml', 'feature_references'),
+    'words': source('ops', 'feature_words'),
+    'predictions': source('predictions', 'arrival_delay_minutes'),
+    'label_function': label_function('arrival_delay_minutes'),
+    'features': ref('feat_flight')
+}) }}

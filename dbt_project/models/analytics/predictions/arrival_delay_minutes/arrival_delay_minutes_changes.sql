@@ -1,0 +1,18 @@
+-- Written by `nightshift dbt` from dags/models/arrival_delay_minutes.yaml; the SQL is in macros/.
+{{ prediction_changes(spec={
+    'name': 'arrival_delay_minutes',
+    'key': 'flight_id',
+    'timezone': 'America/New_York',
+    'is_binary': false,
+    'attributes': ['carrier', 'origin', 'destination'],
+    'n_reasons': 3,
+    'effect_unit': 'minutes',
+    'maturity_days': 1,
+    'metric': 'mae',
+    'feature_view': 'flight',
+    'predictions_dataset': 'predictions/arrival_delay_minutes',
+    'features_dataset': 'features/flight',
+    'explanations': source('ml', 'version_explanations'),
+    'words': source('ops', 'feature_words'),
+    'predictions': source('predictions', 'arrival_delay_minutes')
+}) }}

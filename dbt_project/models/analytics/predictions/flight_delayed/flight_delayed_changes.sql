@@ -1,0 +1,18 @@
+-- Written by `nightshift dbt` from dags/models/flight_delayed.yaml; the SQL is in macros/.
+{{ prediction_changes(spec={
+    'name': 'flight_delayed',
+    'key': 'flight_id',
+    'timezone': 'America/New_York',
+    'is_binary': true,
+    'attributes': ['carrier', 'origin', 'destination'],
+    'n_reasons': 3,
+    'effect_unit': 'points',
+    'maturity_days': 1,
+    'metric': 'roc_auc',
+    'feature_view': 'flight',
+    'predictions_dataset': 'predictions/flight_delayed',
+    'features_dataset': 'features/flight',
+    'explanations': source('ml', 'version_explanations'),
+    'words': source('ops', 'feature_words'),
+    'predictions': source('predictions', 'flight_delayed')
+}) }}
