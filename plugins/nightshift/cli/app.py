@@ -22,9 +22,11 @@ from nightshift.cli.models import evidence, models, rollback, train
 from nightshift.cli.operations import (
     acts,
     analyst,
+    apply,
     check_freshness,
     critical_path,
     end_run,
+    plan,
     rescue,
     void,
 )
@@ -53,7 +55,7 @@ COMMANDS = {
     DATA: (deliver, deliver_history, backfill, redo, profile, dbt),
     MODELS: (train, models, evidence, rollback),
     PREDICTIONS: (score, monitor, report, why, repro),
-    OPERATIONS: (acts, check_freshness, rescue, critical_path, end_run, void),
+    OPERATIONS: (apply, acts, check_freshness, rescue, critical_path, end_run, void),
 }
 for panel, modules in COMMANDS.items():
     for module in modules:
@@ -64,6 +66,7 @@ for panel, modules in COMMANDS.items():
 app.add_typer(drop.app, name="drop", rich_help_panel=DATA)
 app.add_typer(contract.app, name="contract", rich_help_panel=DATA)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=DATA)
+app.add_typer(plan.app, name="plan", rich_help_panel=OPERATIONS)
 app.add_typer(analyst.app, name="analyst", rich_help_panel=OPERATIONS)
 
 

@@ -29,7 +29,6 @@ MAX_PARTITIONS = 28
 """Newest partitions of a dataset that get a later version."""
 _DELIVERED_LOAD, _HAPPENED_LOAD = -1, -2
 """Load ids that no load has."""
-_OWN_COLUMNS = ("partition_date", "load_id", "known_at", "source_row")
 _SHIFTED_TYPES = ("date", "timestamp with time zone", "timestamp without time zone")
 
 
@@ -82,6 +81,7 @@ def add_later_versions(
         "delivered_load": _DELIVERED_LOAD,
         "happened_load": _HAPPENED_LOAD,
     }
+    # In this order: the new versions are copies of what is visible, and supersede it.
     for statement in (_VISIBLE_VERSIONS, _ADD_VERSIONS, _SUPERSEDE):
         conn.execute(statement, values)
 
@@ -144,17 +144,12 @@ def add_later_rows(
     table = sql.Identifier("pg_temp", f"later.{contract.name}")
     raw = sql.Identifier("raw", contract.name)
     conn.execute(sql.SQL("drop table if exists {} cascade").format(table))
+    # The raw table's own columns in its order, so that both can be read as one.
     create = sql.SQL("create temp table {} as select * from {} where false")
     conn.execute(create.format(sql.Identifier(f"later.{contract.name}"), raw))
     for clock in clocks:
-        # The last part of "happened": events after the as-of in a version that is known.
-        for into_known in (False, True) if clock == "happened" else (False,):
-            if into_known and not contract.event_timestamp:
-                continue
-            query = _copies(conn, contract, clock, into_known=into_known)
-            insert = sql.SQL("insert into {} ").format(table) + query
-            values = {"dataset": contract.dataset, "as_of": as_of}
-            conn.execute(insert, values)
+        insert = sql.SQL("insert into {} ").format(table) + _copies(conn, contract, clock)
+        conn.execute(insert, {"dataset": contract.dataset, "as_of": as_of})
     return table
 
 
@@ -165,7 +160,6 @@ def count_later_rows(conn: Connection, added: Sequence[Perturbation]) -> dict[st
     counts = {}
     for part in added:
         name = f"later.{part.dataset.removeprefix('raw/')}"
-        # Rows of later events within a known version have the id of that version.
         query = sql.SQL("select count(*) filter (where (load_id = {}) = {}) from {}").format(
             sql.Literal(_DELIVERED_LOAD),
             sql.Literal(part.clock == "delivered"),
@@ -180,8 +174,6 @@ def _copies(
     conn: Connection,
     contract: DatasetContract,
     clock: Clock,
-    *,
-    into_known: bool,
 ) -> sql.Composed:
     """Return the query of copied rows, in the order of the raw table's columns."""
     from psycopg import sql
@@ -199,15 +191,13 @@ def _copies(
         own["partition_date"] = "r.partition_date + v.shift_days"
         own["load_id"] = str(_HAPPENED_LOAD)
         own["known_at"] = "%(as_of)s::timestamptz - interval '1 minute'"
-    if into_known:
-        own = dict.fromkeys(_OWN_COLUMNS, "")
-        own = {name: f"r.{name}" for name in own}
 
     selected = []
     for name, column in columns.items():
         if name in own:
             selected.append(sql.SQL(own[name]))
             continue
+        # Days and times move with the partition, keys too: else nothing would join them.
         is_moved = clock == "happened" and column.sql_type in _SHIFTED_TYPES
         is_key = name in contract.key or name == contract.event_timestamp
         # Values are those of the next row; the last one has the values of none.
