@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError, cause_of
+from nightshift.plans.cost import published_rows
 from nightshift.plans.facts import changes, read_facts
 from nightshift.plans.plan import Plan, Step, find_plan
 from nightshift.plans.stage_runner import Report, StageRunner
@@ -186,13 +187,14 @@ class _Application:
                 continue
             report(f"{step.stage:<9} {step.dataset} {step.partitions}: {step.reason}")
             started = time.monotonic()
-            n_rows = self.stages.run_step(step, report)
+            self.stages.run_step(step, report)
+            seconds = time.monotonic() - started
             detail = {
                 "stage": step.stage,
                 "dataset": step.dataset,
                 "n_partitions": self._n_partitions(step),
-                "n_rows": n_rows,
-                "seconds": round(time.monotonic() - started, 3),
+                "n_rows": published_rows(self.conn, step),
+                "seconds": round(seconds, 3),
             }
             _note(self.conn, self.plan, "step", detail)
 

@@ -168,8 +168,7 @@ order by l.load_id desc limit %(limit)s
 
 def expected_rows(conn: Connection, step: Step) -> int:
     """Return the rows that a step will write: those published, else the usual ones."""
-    rows = conn.execute(_PUBLISHED_ROWS, [_pattern(step)]).fetchall()
-    by_day = {day: int(n_rows) for day, n_rows in rows}
+    by_day = _rows_by_day(conn, step)
     # What was never published has no usual number.
     if not by_day:
         return 0
@@ -180,6 +179,20 @@ def expected_rows(conn: Connection, step: Step) -> int:
         else:
             total += _usual_rows(by_day, day)
     return total
+
+
+def published_rows(conn: Connection, step: Step) -> int:
+    """Return the rows that readers see of a step, read back after it."""
+    by_day = _rows_by_day(conn, step)
+    return sum(by_day.get(day, 0) for day in step.partitions.days)
+
+
+def _rows_by_day(
+    conn: Connection,
+    step: Step,
+) -> dict[dt.date, int]:
+    rows = conn.execute(_PUBLISHED_ROWS, [_pattern(step)]).fetchall()
+    return {day: int(n_rows) for day, n_rows in rows}
 
 
 def _usual_rows(
@@ -201,6 +214,7 @@ where p.dataset like %s group by 1
 
 def row_bytes(conn: Connection, step: Step) -> float:
     """Return the bytes of a row in the step's tables, with indexes; 0 for unknown tables."""
+    # A step of all views reads the tables of each.
     query = "select distinct dataset from ops.published where dataset like %s"
     n_bytes = 0.0
     n_rows = 0.0

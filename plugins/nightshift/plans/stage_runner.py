@@ -40,50 +40,45 @@ class StageRunner:
     reason: str
     run: RunContext
 
-    def run_step(self, step: Step, report: Report) -> int:
-        """Run one step; return the rows that readers see of it.
+    def run_step(self, step: Step, report: Report) -> None:
+        """Run one step.
 
         Raises:
             NightshiftError: The stage failed; what it published before stands.
         """
         days = step.partitions
         if step.stage == "ingest":
-            return self._ingest(step)
+            self._ingest(step)
+            return
         if step.stage == "transform":
-            result = build(self.settings, days, self.run)
-            return result.require_all().n_rows
+            build(self.settings, days, self.run).require_all()
+            return
         if step.stage == "rollback":
-            return self._roll_back(report)
+            self._roll_back(report)
+            return
+        # What is left belongs to one model.
         spec = load_spec(self.settings.models_dir, step.name)
         if step.stage == "score":
-            published = score(self.settings, spec, days, self.run)
-            return sum(load.n_rows for load in published)
-        monitor(self.settings, spec, days, self.run)
-        # A verdict is one row a day, of tables that readers of predictions never see.
-        return len(days)
+            score(self.settings, spec, days, self.run)
+        else:
+            monitor(self.settings, spec, days, self.run)
 
-    def _ingest(self, step: Step) -> int:
+    def _ingest(self, step: Step) -> None:
         """Load the drops of a step; those that are loaded already stay as they are."""
+        days = step.partitions
         if self.plan.kind != "redo":
-            loaded = ingest(
-                self.settings,
-                step.name,
-                step.partitions,
-                self.run,
-            )
-            return loaded.n_rows
-        is_reread = bool(self.plan.arguments["reread"])
+            ingest(self.settings, step.name, days, self.run)
+            return
         # Late drops are loaded one by one: a bad one does not stop the rest.
-        late = load_late_drops(
+        load_late_drops(
             self.settings,
             step.name,
-            step.partitions,
+            days,
             self.run,
-            reread=is_reread,
+            reread=bool(self.plan.arguments["reread"]),
         )
-        return sum(drop.n_rows for drop in late.loaded)
 
-    def _roll_back(self, report: Report) -> int:
+    def _roll_back(self, report: Report) -> None:
         """Let the earlier champion serve again.
 
         Every range of the plan flips here, each in one transaction. A second call finds the
@@ -95,7 +90,7 @@ class StageRunner:
         version = int(arguments["version"])
         # Tried once more: the version must still load and score.
         repair = plan_rollback(self.settings, spec, version, since, self.run)
-        done = roll_back(
+        roll_back(
             self.settings,
             spec,
             repair,
@@ -103,4 +98,3 @@ class StageRunner:
             self.run,
             report,
         )
-        return sum(load.n_rows for load in done.published)

@@ -27,6 +27,8 @@ Clock = Literal["delivered", "happened"]
 
 MAX_PARTITIONS = 28
 """Newest partitions of a dataset that get a later version."""
+MAX_LATER_DAYS = 7
+"""Days after the partition that get rows."""
 _DELIVERED_LOAD, _HAPPENED_LOAD = -1, -2
 """Load ids that no load has."""
 _SHIFTED_TYPES = ("date", "timestamp with time zone", "timestamp without time zone")
@@ -78,6 +80,7 @@ def add_later_versions(
         "delivered": [part.dataset for part in added if part.clock == "delivered"],
         "happened": [part.dataset for part in added if part.clock == "happened"],
         "max_partitions": MAX_PARTITIONS,
+        "max_later_days": MAX_LATER_DAYS,
         "delivered_load": _DELIVERED_LOAD,
         "happened_load": _HAPPENED_LOAD,
     }
@@ -86,17 +89,19 @@ def add_later_versions(
         conn.execute(statement, values)
 
 
-# What the partition knows: only these rows are copied.
+# What the partition knows: only these rows are copied. The newest ones move to the next day, those
+# before to the day after it, and so on: also a short history fills the days that are predicted.
 _VISIBLE_VERSIONS = """
 create temp table visible_versions as
-select
-    dataset, partition_date, load_id,
-    -- Whole weeks: the same weekday, after the partition.
-    7 * ((%(day)s::date - partition_date) / 7 + 1) as shift_days,
-    row_number() over (partition by dataset order by partition_date desc) as age
-from pg_temp.known_versions
-where known_at <= %(as_of)s and (superseded_at is null or superseded_at > %(as_of)s)
-    and partition_date <= %(day)s
+select *, (%(day)s::date + age::int - partition_date) as shift_days
+from (
+    select
+        dataset, partition_date, load_id,
+        row_number() over (partition by dataset order by partition_date desc) as age
+    from pg_temp.known_versions
+    where known_at <= %(as_of)s and (superseded_at is null or superseded_at > %(as_of)s)
+        and partition_date <= %(day)s
+) visible
 """
 _ADD_VERSIONS = """
 insert into pg_temp.known_versions (dataset, partition_date, load_id, known_at, n_rows)
@@ -110,7 +115,7 @@ select
     dataset, partition_date + shift_days, %(happened_load)s,
     %(as_of)s::timestamptz - interval '1 minute', 0
 from pg_temp.visible_versions
-where dataset = any(%(happened)s::text[]) and age <= 7
+where dataset = any(%(happened)s::text[]) and age <= %(max_later_days)s
 """
 _SUPERSEDE = """
 update pg_temp.known_versions old
@@ -187,7 +192,7 @@ def _copies(
     }
     max_age = MAX_PARTITIONS
     if clock == "happened":
-        max_age = 7
+        max_age = MAX_LATER_DAYS
         own["partition_date"] = "r.partition_date + v.shift_days"
         own["load_id"] = str(_HAPPENED_LOAD)
         own["known_at"] = "%(as_of)s::timestamptz - interval '1 minute'"
