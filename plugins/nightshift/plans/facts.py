@@ -200,15 +200,16 @@ def changes(
 
 @dataclass(frozen=True)
 class _OwnChanges:
-    """What a run wrote: load ids, the keys of its drops, and its decisions."""
+    """What a run wrote: load ids, partitions, the keys of its drops, and its decisions."""
 
     loads: frozenset[str]
+    partitions: frozenset[str]
     drops: frozenset[str]
     decisions: frozenset[str]
 
 
 def _own_changes(conn: Connection, run_id: str) -> _OwnChanges:
-    loads = conn.execute("select distinct load_id::text from ops.loads where run_id = %s", [run_id])
+    loads = conn.execute(_OWN_LOADS, [run_id]).fetchall()
     drops = conn.execute(
         """
         select d.source_uri from raw.ingested_drops d
@@ -219,11 +220,17 @@ def _own_changes(conn: Connection, run_id: str) -> _OwnChanges:
     query = "select promotion_id::text from ml.promotions where run_id = %s"
     decisions = conn.execute(query, [run_id])
     return _OwnChanges(
-        frozenset(load for (load,) in loads),
+        frozenset(load for load, _ in loads),
+        frozenset(partition for _, partition in loads),
         # The record has the key with its bucket.
         frozenset(uri.split("/", 3)[3] for (uri,) in drops),
         frozenset(decision for (decision,) in decisions),
     )
+
+
+_OWN_LOADS = """
+select load_id::text, dataset || ' ' || partition_date from ops.loads where run_id = %s
+"""
 
 
 def _is_own(
@@ -236,7 +243,9 @@ def _is_own(
     if name == POINTERS:
         return new in own.loads
     if name == RAW:
-        return key.rpartition(" load ")[2] in own.loads
+        partition, _, load = key.rpartition(" load ")
+        # A new delivery can also settle an older reading of its day as equal.
+        return load in own.loads or (new is None and partition in own.partitions)
     if name == DROPS:
         # A drop that is not late any more.
         return new is None and key in own.drops

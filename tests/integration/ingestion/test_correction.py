@@ -239,9 +239,7 @@ def test_the_plan_of_a_redo_is_printed_by_command(things, monkeypatch):
     monkeypatch.setattr(plan, "load_settings", lambda: settings)
     deliver(settings, b"id,how_big\na,2\n", 1, CORRECTED, "second")
 
-    done = CliRunner().invoke(
-        app, ["plan", "redo", "--dataset", "things"], catch_exceptions=False
-    )
+    done = CliRunner().invoke(app, ["plan", "redo", "--dataset", "things"], catch_exceptions=False)
 
     assert done.exit_code == 0
     assert "landed, not loaded" in done.output

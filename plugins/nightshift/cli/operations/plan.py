@@ -47,10 +47,14 @@ def rerun(
     as_json: AsJson = False,
 ) -> None:
     """Plan to run days again; what has the same inputs and code is reused."""
+    from nightshift.contracts.model_spec import load_spec
     from nightshift.plans.making import STAGES
 
     if stage not in STAGES:
         raise typer.BadParameter(f"{stage}: expected one of {', '.join(STAGES)}.")
+    if model:
+        # A mistyped name is an error, not a plan without scores.
+        load_spec(load_settings().models_dir, model)
     days = PartitionRange.of(first, last)
     with _planner() as planner:
         _offer(planner, planner.rerun(days, stage, model, everything=everything), as_json)
