@@ -79,6 +79,7 @@ docs: install ## Renew what is generated: docs/DAGS.md, docs/specs.md, docs/sche
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
 	    AIRFLOW_HOME="$$home" $(BIN)/python -m nightshift.orchestration.dag_docs dags docs/DAGS.md >/dev/null
 	@$(BIN)/python -m nightshift.contracts.reference_page docs
+	@$(BIN)/python -m nightshift.notices.settings_schema docs
 	@$(BIN)/python -m nightshift.warehouse.dbt.prediction_models dags/models dbt_project
 	@$(BIN)/python -m tests.integration.local.listeners > docs/listeners.md
 

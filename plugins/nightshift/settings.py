@@ -75,9 +75,11 @@ class Settings(ProjectSettings):
             empty starts workers on the machine of the task.
         evidence_key: Key of the signature of evidence records; empty leaves them unsigned, their
             digests are chained all the same.
-        notify_command: Command that ``check-freshness --notify`` runs, without a shell, with JSON
-            on standard input.
-        notify_url: Webhook that receives the same JSON.
+        notices_file: Settings of notices; ``<dags_dir>/notices.yaml`` by default, if it is there.
+        notify_command: A command that gets every notice as JSON on standard input, without a shell.
+        notify_url: A webhook that gets the same JSON.
+        metrics_token: Bearer token of ``nightshift metrics``; empty takes that of the file
+            ``metrics-token`` in the home.
         statement_timeout_seconds: Server-side limit of one statement.
         leakage_probe_days: Partitions that are rebuilt with the future hidden before each training.
     """
@@ -103,8 +105,10 @@ class Settings(ProjectSettings):
     mlflow_tracking_uri: SecretStr = SecretStr("")
     dask_scheduler: str = ""
     evidence_key: SecretStr = SecretStr("")
+    notices_file: Path | None = None
     notify_command: str = ""
     notify_url: SecretStr = SecretStr("")
+    metrics_token: SecretStr = SecretStr("")
     statement_timeout_seconds: int = Field(default=600, gt=0)
     lock_timeout_seconds: int = Field(default=10, gt=0)
     leakage_probe_days: int = Field(default=1, gt=0, le=120)

@@ -108,8 +108,15 @@ NAMES = {
     "wanted": "requested, or what it is",
     "whole": "complete",
 }
-STORED = {("catch_up.py", "catch_up"), ("drift.py", "kind"), ("result.py", "kind")}
-"""Stored names keep their word: the id of a DAG, a column of monitoring.drift, a key of results."""
+STORED = {
+    ("catch_up.py", "catch_up"),
+    ("drift.py", "kind"),
+    ("result.py", "kind"),
+    ("records.py", "kind"),
+}
+"""Stored names keep their word: the id of a DAG, a column of monitoring.drift and of ops.incidents,
+a key of results.
+"""
 PHRASES = {
     r"as often as you like": "idempotent",
     r"beside": "alongside, next to",

@@ -26,12 +26,14 @@ from nightshift.cli.operations import (
     check_freshness,
     critical_path,
     end_run,
+    metrics,
+    notices,
     plan,
     rescue,
     void,
 )
 from nightshift.cli.predictions import monitor, report, repro, score, why
-from nightshift.cli.services import airflow, doctor, down, migrate, psql, status, up
+from nightshift.cli.services import airflow, doctor, down, migrate, page, psql, status, up
 from nightshift.errors import NightshiftError
 from nightshift.resource_errors import translate_resource_errors
 
@@ -51,11 +53,11 @@ app = typer.Typer(
 )
 # Each command imports the heavy libraries when it runs, so that `nightshift --help` is quick.
 COMMANDS = {
-    SERVICES: (up, status, doctor, down, migrate, psql, airflow),
+    SERVICES: (up, status, doctor, down, migrate, psql, page, airflow),
     DATA: (deliver, deliver_history, backfill, redo, profile, dbt),
     MODELS: (train, models, evidence, rollback),
     PREDICTIONS: (score, monitor, report, why, repro),
-    OPERATIONS: (apply, acts, check_freshness, rescue, critical_path, end_run, void),
+    OPERATIONS: (apply, acts, check_freshness, metrics, rescue, critical_path, end_run, void),
 }
 for panel, modules in COMMANDS.items():
     for module in modules:
@@ -67,6 +69,7 @@ app.add_typer(drop.app, name="drop", rich_help_panel=DATA)
 app.add_typer(contract.app, name="contract", rich_help_panel=DATA)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=DATA)
 app.add_typer(plan.app, name="plan", rich_help_panel=OPERATIONS)
+app.add_typer(notices.app, name="notices", rich_help_panel=OPERATIONS)
 app.add_typer(analyst.app, name="analyst", rich_help_panel=OPERATIONS)
 
 

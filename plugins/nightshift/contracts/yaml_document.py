@@ -104,7 +104,9 @@ def read_document(path: Path, model: type[DocumentT]) -> DocumentT:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        problems = [_describe(path, root, dict(details)) for details in error.errors()]
+        # A document that names secrets shows no value: one may stand where it should not.
+        shows_values = not getattr(model, "hides_values", False)
+        problems = [_describe(path, root, dict(d), shows_values) for d in error.errors()]
         raise SpecError(
             f"{path.name} has {len(problems)} problem(s):\n    " + "\n    ".join(problems),
             todo=f"Correct {path.name}; docs/specs.md lists every key.",
@@ -228,10 +230,12 @@ def _refuse_repeated_key(loader: _Loader, node: yaml.Node) -> None:
         seen.add(name)
 
 
-def _describe(path: Path, root: yaml.MappingNode, error: dict[str, Any]) -> str:
+def _describe(path: Path, root: yaml.MappingNode, error: dict[str, Any], shows_values: bool) -> str:
     location = error["loc"]
     dotted = ".".join(map(str, location)) or "document"
-    got = "" if error["type"] == "missing" else f" (got {error['input']!r:.80})"
+    got = ""
+    if shows_values and error["type"] != "missing":
+        got = f" (got {error['input']!r:.80})"
     line = _line_of(root, location)
     return f"{path.name}:{line}: {dotted}: expected {_expected(error)}{got}"
 

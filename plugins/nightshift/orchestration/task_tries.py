@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException
 
 from nightshift.errors import NightshiftError
+from nightshift.peak_memory import peak_memory_bytes
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ with begun as (
 {_COUNT_FAILED} < %(attempt)s
 """  # noqa: S608 - our own text
 _END = """
-update ops.task_tries set ended_at = clock_timestamp(), outcome = %(outcome)s
+update ops.task_tries
+set ended_at = clock_timestamp(), outcome = %(outcome)s, peak_memory_bytes = %(peak)s
 where (dag_id, dag_run_id, task_id, map_index, attempt)
     = (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s, %(attempt)s)
 returning 0
@@ -146,7 +148,8 @@ returning 0
 
 def _execute(settings: Settings, query: str, this: TaskTry, **more: object) -> int | None:
     """Run a statement and return its number; log a warehouse that is down, and return None."""
-    parameters = {**asdict(this), "uncounted": list(UNCOUNTED), **more}
+    known = {"uncounted": list(UNCOUNTED), "peak": peak_memory_bytes()}
+    parameters = {**asdict(this), **known, **more}
     try:
         with connect(settings, APPLICATION) as conn:
             row = conn.execute(query.encode(), parameters).fetchone()

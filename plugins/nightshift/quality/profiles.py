@@ -225,16 +225,32 @@ def _read(
     )
     profile: dict[str, Any] = {}
     for name, column_type, n_rows, n_missing, minimum, maximum, data in rows:
-        if column_type == NumberSketch.type:
-            sketch: Any = NumberSketch.from_bytes(data, n_rows, n_missing, minimum, maximum)
-        else:
-            sketch = TextSketch.from_bytes(data, n_rows, n_missing)
+        sketch: Any = stored_sketch(column_type, data, (n_rows, n_missing), (minimum, maximum))
         # The order of the partitions does not matter: sketches add up to the same bits.
         if name in profile:
             profile[name].merge(sketch)
         else:
             profile[name] = sketch
     return profile
+
+
+def stored_sketch(
+    column_type: str,
+    data: bytes,
+    counts: tuple[int, int],
+    bounds: tuple[float | None, float | None],
+) -> Sketch:
+    """Return the sketch of a row of ``monitoring.profiles``.
+
+    Args:
+        column_type: ``kind`` of the row.
+        data: ``sketch`` of the row.
+        counts: All rows, and the missing ones.
+        bounds: Minimum and maximum; None for strings.
+    """
+    if column_type == NumberSketch.type:
+        return NumberSketch.from_bytes(data, *counts, *bounds)
+    return TextSketch.from_bytes(data, *counts)
 
 
 def keep_profile(

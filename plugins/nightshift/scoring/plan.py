@@ -180,6 +180,15 @@ class ScorePlan(Frozen):
         """Return the numbers of all shards."""
         return list(range(self.n_shards))
 
+    @property
+    def sources_detail(self) -> dict[str, dict[str, str]]:
+        """Return what the load records of its sources: the fallback step of each partition.
+
+        ``ops.model_partitions`` reads it: counting the rows by step would take a scan of them.
+        """
+        sources = {str(day.partition_date): day.score_source for day in self.days}
+        return {"score_sources": sources}
+
     def write(self, spec: ModelSpec) -> PartitionWrite:
         """Return the write that the plan began."""
         return PartitionWrite(self.load_id, (predictions_target(spec),), self.partitions)

@@ -67,7 +67,7 @@ def audit_rows(
     partition_write.analyze_grown_tables(conn, write)
     refuse_damaged_features(conn, spec, plan)
     refuse_incomplete(conn, spec, plan)
-    partition_write.audit(conn, write)
+    partition_write.audit(conn, write, plan.sources_detail)
 
 
 def require_version(

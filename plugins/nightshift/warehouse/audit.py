@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import AuditError
 from nightshift.failpoints import Failpoint, hit
+from nightshift.peak_memory import peak_memory_bytes
 from nightshift.warehouse.connection import lose
 from nightshift.warehouse.content_hash import (
     LoadMeasurement,
@@ -145,13 +146,15 @@ def record_measurement(
     conn.execute(
         """
         update ops.loads l
-        set n_rows = r.n_rows, content_hash = r.content_hash, detail = l.detail || %s
+        set n_rows = r.n_rows, content_hash = r.content_hash, detail = l.detail || %s,
+            peak_memory_bytes = greatest(l.peak_memory_bytes, %s)
         from unnest(%s::date[], %s::bigint[], %s::text[]) r (partition_date, n_rows, content_hash)
         where l.dataset = %s and l.load_id = %s and l.partition_date = r.partition_date
             and l.state in ('staged', 'audited')
         """,
         [
             json.dumps(detail, sort_keys=True, default=str),
+            peak_memory_bytes(),
             list(by_day),
             [load.n_rows for load in by_day.values()],
             [load.content_hash for load in by_day.values()],

@@ -11,13 +11,12 @@ import typer
 
 from nightshift.cli.console import print_table
 from nightshift.errors import NightshiftError
+from nightshift.page.critical_path import STAGES, critical_tasks
 from nightshift.settings import default_home
 
 if TYPE_CHECKING:
     from nightshift_local.airflow_api import AirflowApi, DagRun
 
-STAGES = ("ingest", "transform", "score__")
-"""Stages of the path, in order: names of DAGs, or their prefixes."""
 PHASES = ("waiting", "starting", "importing", "working")
 BODY_BEGINS = "The task's own code begins"
 """What ``orchestration.task_scope`` writes into the log."""
@@ -86,28 +85,16 @@ def print_path(steps: Sequence[Step]) -> None:
 def find_path(api: AirflowApi, partition_key: str) -> list[Step]:
     """Return the tasks that the last prediction table of a partition waited for, in order.
 
-    Each task waited for the task that ended last before it: in its own run, or, for the first of
-    a run, in the DAG of the previous stage.
-
     Raises:
         NoPathError: No run of the partition has published predictions.
         ServiceError: Airflow does not answer.
     """
-    tasks = _successful_tasks(api, partition_key)
-    last_stage = len(STAGES) - 1
-    scoring = [task for task in tasks if task.stage == last_stage]
-    if not scoring:
+    path = critical_tasks(_successful_tasks(api, partition_key))
+    if not path:
         raise NoPathError(
             f"No run of {partition_key} has published predictions.",
             todo="Name a partition that went through Airflow.",
         )
-    # Backwards from the end: only then is it known which of two parallel tasks was waited for.
-    path: list[_Task] = []
-    latest: _Task | None = max(scoring, key=lambda task: task.ended_at)
-    while latest is not None:
-        path.insert(0, latest)
-        latest = _previous(latest, tasks)
-
     first = path[0]
     started_at = first.run.started_at
     previous_end = _instant(started_at) if started_at else first.started_at
@@ -126,12 +113,9 @@ class _Task:
     fields: dict[str, Any]
 
     @property
-    def stage(self) -> int:
-        """Return its index in STAGES, -1 outside."""
-        for index, prefix in enumerate(STAGES):
-            if self.run.dag_id.startswith(prefix):
-                return index
-        return -1
+    def run_key(self) -> tuple[str, str]:
+        """Return its DAG and the run."""
+        return (self.run.dag_id, self.run.run_id)
 
     @property
     def started_at(self) -> dt.datetime:
@@ -156,17 +140,6 @@ def _successful_tasks(api: AirflowApi, partition_key: str) -> list[_Task]:
         ended = [fields for fields in api.tasks(run) if fields["end_date"]]
         tasks += [_Task(run, fields) for fields in ended if fields["state"] == "success"]
     return tasks
-
-
-def _previous(task: _Task, tasks: Sequence[_Task]) -> _Task | None:
-    """Return the task that ended last before this one began; None for the first of the path."""
-    # A task without a duration ends at its own start.
-    ended = [other for other in tasks if other.ended_at <= task.started_at]
-    earlier = [other for other in ended if other is not task]
-    same_run = [other for other in earlier if other.run == task.run]
-    upstream = [other for other in earlier if other.stage == task.stage - 1]
-    candidates = same_run or upstream
-    return max(candidates, key=lambda other: other.ended_at, default=None)
 
 
 def _step(api: AirflowApi, task: _Task, previous_end: dt.datetime) -> Step:

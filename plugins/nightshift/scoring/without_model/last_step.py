@@ -131,7 +131,7 @@ def _stage(conn: Connection, step: _LastStep) -> ScorePlan:
     with conn.transaction():
         stage_without_model(conn, spec, plan, 0, step.run, is_prepared=True)
     refuse_incomplete(conn, spec, plan, is_prepared=True)
-    partition_write.audit(conn, write)
+    partition_write.audit(conn, write, plan.sources_detail)
     return plan
 
 

@@ -1,5 +1,7 @@
 """Rights of the analyst role: the views of schema ``analytics``, and nothing else.
 
+The role of the page gets its rights here too (``page_reader``).
+
 Its limits are given to each login that is a member of it: PostgreSQL inherits no role settings.
 Source: docs/adr/0036-analysts-and-the-warehouse.md.
 """
@@ -10,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nightshift.warehouse.analysts.logins import ANALYST, limit_login, logins
+from nightshift.warehouse.analysts.page_reader import grant_page_reader
 from nightshift.warehouse.analysts.sessions import ensure_session_guard
 from nightshift.warehouse.schema_lock import DBT_RELATIONS_LOCK, change_schema
 
@@ -52,6 +55,7 @@ def _apply(conn: Connection) -> None:
     _revoke_all(conn)
     _grant_analytics(conn)
     owner, is_superuser = conn.execute(_OWNER_AND_RIGHTS).fetchall()[0]
+    grant_page_reader(conn, owner)
     ensure_session_guard(conn, owner)
     if is_superuser:
         _reserve_for_owner(conn, owner)

@@ -214,7 +214,7 @@ where run_id = any(%(runs)s) and at >= (select at from ops.acts where act_id = %
 group by 1, 2 order by 1, 2
 """
 _DECISIONS = """
-select model, 'v' || version, verdict
+select model, version, verdict
 from ml.promotions
 where run_id = any(%(runs)s) and at >= (select at from ops.acts where act_id = %(act)s)
 order by promotion_id

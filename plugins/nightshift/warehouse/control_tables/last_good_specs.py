@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from nightshift.contracts.model_spec import ModelSpec, load_spec
+from nightshift.contracts.partitions import operating_timezone
 from nightshift.errors import SpecError
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ def keep_spec(conn: Connection, spec: ModelSpec) -> None:
     """Store a spec that can be used, if it is not stored already."""
     conn.execute(
         """
-        insert into ops.last_good_specs as kept (model, digest, spec) values (%s, %s, %s)
+        insert into ops.last_good_specs as kept (model, digest, spec, timezone)
+        values (%s, %s, %s, %s)
         on conflict (model) do update
-        set digest = excluded.digest, spec = excluded.spec, kept_at = excluded.kept_at
-        where kept.digest <> excluded.digest
+        set digest = excluded.digest, spec = excluded.spec, kept_at = excluded.kept_at,
+            timezone = excluded.timezone
+        where (kept.digest, kept.timezone) is distinct from (excluded.digest, excluded.timezone)
         """,
-        [spec.name, spec.digest, spec.model_dump_json()],
+        [spec.name, spec.digest, spec.model_dump_json(), operating_timezone()],
     )
 
 

@@ -1,0 +1,1 @@
+"""Notices: tell people once when an incident opens, grows worse and ends."""

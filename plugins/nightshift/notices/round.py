@@ -1,0 +1,79 @@
+"""One round: evaluate what is broken, then tell whoever was not told; safe at any time."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nightshift.errors import NightshiftError, WarehouseError, cause_of
+from nightshift.notices.delivery import ChannelResult, deliver
+from nightshift.notices.notice_settings import load_notice_settings
+from nightshift.notices.outage import tell_end_of_outage, tell_outage
+from nightshift.warehouse.connection import connect
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from nightshift.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did.
+
+    Attributes:
+        results: What became of each channel.
+        problem: Why what is broken is not known; empty if it was evaluated.
+    """
+
+    results: list[ChannelResult] = field(default_factory=list)
+    problem: str = ""
+
+    @property
+    def failures(self) -> list[str]:
+        """Return one line for each channel that did not take its message."""
+        return [f"{one.channel}: {one.problem}" for one in self.results if one.problem]
+
+
+def tell(settings: Settings, at: dt.datetime | None = None) -> Round:
+    """Evaluate the incidents, then tell all channels; a warehouse that is away is told too.
+
+    Args:
+        settings: Warehouse, home, and where the settings of notices are.
+        at: The instant that deadlines are compared with; None is the present.
+
+    Raises:
+        NoticeSettingsError: The settings of notices are wrong.
+    """
+    from nightshift.incidents.evaluation import evaluate
+
+    notices = load_notice_settings(settings)
+    try:
+        with connect(settings, "nightshift notices") as conn:
+            conn.execute("select 1")
+    except WarehouseError as error:
+        return Round(tell_outage(settings, notices, error), cause_of(error))
+
+    problem = ""
+    try:
+        evaluate(settings, at=at)
+    except NightshiftError as error:
+        # What was found before, here or elsewhere, is told all the same.
+        problem = cause_of(error)
+    ended = tell_end_of_outage(settings, notices)
+    results = ended + deliver(settings, notices)
+    return Round(results, problem)
+
+
+def tell_quietly(settings: Settings) -> None:
+    """Do a round where nothing may fail because of it: whatever goes wrong is logged."""
+    try:
+        done = tell(settings)
+    except Exception as error:  # noqa: BLE001 - a notice never fails a night
+        logger.warning("Nobody could be told: %s", cause_of(error))
+        return
+    for failure in done.failures:
+        logger.warning("A notice was not taken by %s", failure)

@@ -1,0 +1,1 @@
+"""What Airflow's own interface shows of nightshift."""

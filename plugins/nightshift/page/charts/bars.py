@@ -1,0 +1,320 @@
+"""Bars: spans of time of a partition's steps and of champions, and two distributions."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from nightshift.page.charts.svg import (
+    WIDTH,
+    Scale,
+    figure,
+    line,
+    month_starts,
+    number,
+    rect,
+    text,
+    ticks,
+)
+
+ROW, TOP, BOTTOM = 22, 8, 26
+GANTT_LEFT, SHARE_LEFT = 300, 150
+LABEL_LENGTH = 40
+
+
+@dataclass(frozen=True)
+class Span:
+    """A bar of a Gantt chart.
+
+    Attributes:
+        name: What ran.
+        start: When it began, UTC.
+        end: When it ended, UTC.
+        css: Class of its colour.
+        note: More for the tooltip.
+    """
+
+    name: str
+    start: dt.datetime
+    end: dt.datetime
+    css: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Period:
+    """A bar of a timeline of days.
+
+    Attributes:
+        name: Written on the bar if there is room.
+        first: First day.
+        last: Last day, included.
+        css: Class of its colour.
+    """
+
+    name: str
+    first: dt.date
+    last: dt.date
+    css: str
+
+
+def gantt(title: str, spans: Sequence[Span], deadline: dt.datetime | None) -> Markup:
+    """Return the steps of a partition over the time of day, UTC.
+
+    Args:
+        title: What it shows.
+        spans: From top to bottom; at least one.
+        deadline: A line, if it lies near.
+    """
+    start = min(span.start for span in spans)
+    end = max(span.end for span in spans)
+    # A deadline hours away would press all bars into a corner.
+    if deadline and start < deadline < end + 2 * (end - start):
+        end = max(
+            end,
+            deadline,
+        )
+    else:
+        deadline = None
+    x = Scale(
+        start.timestamp(),
+        max(
+            end.timestamp(),
+            start.timestamp() + 1,
+        ),
+        GANTT_LEFT,
+        WIDTH - 8,
+    )
+    height = TOP + len(spans) * ROW + BOTTOM
+    # The clock first, so that bars lie on its lines.
+    parts = list(
+        _clock(
+            x,
+            start,
+            height,
+        )
+    )
+    for row, span in enumerate(spans):
+        y = TOP + row * ROW
+        parts.append(
+            text(
+                GANTT_LEFT - 8,
+                y + 14,
+                _shortened(span.name),
+                "small",
+                "end",
+            )
+        )
+        left = x.at(span.start.timestamp())
+        # A step of no length is still seen.
+        width = max(
+            x.at(span.end.timestamp()) - left,
+            1.5,
+        )
+        seconds = (span.end - span.start).total_seconds()
+        words = f"{span.name}: {span.start:%H:%M:%S} to {span.end:%H:%M:%S}, {seconds:.1f} s"
+        note = f" {span.note}" if span.note else ""
+        parts.append(
+            rect(
+                left,
+                y + 3,
+                width,
+                ROW - 8,
+                f"span {span.css}",
+                f"{words}{note}",
+            )
+        )
+    if deadline is not None:
+        position = x.at(deadline.timestamp())
+        parts.append(
+            line(
+                position,
+                TOP - 6,
+                position,
+                height - BOTTOM,
+                "deadline",
+            )
+        )
+        parts.append(
+            text(
+                position - 4,
+                height - 6,
+                "deadline",
+                "bad-text",
+                "end",
+            )
+        )
+    return figure(
+        title,
+        parts,
+        height,
+    )
+
+
+def _clock(x: Scale, start: dt.datetime, height: float) -> Iterator[str]:
+    for seconds in ticks(
+        0,
+        x.high - x.low,
+        6,
+    ):
+        position = x.at(x.low + seconds)
+        moment = start + dt.timedelta(seconds=seconds)
+        yield line(
+            position,
+            TOP - 6,
+            position,
+            height - BOTTOM,
+        )
+        yield text(
+            position,
+            height - 6,
+            f"{moment:%H:%M:%S}",
+            "quiet",
+            "middle",
+        )
+
+
+def timeline(title: str, periods: Sequence[Period], marks: Sequence[Period]) -> Markup:
+    """Return who was champion when, and below it the days of refused challengers.
+
+    Args:
+        title: What it shows.
+        periods: By day; at least one.
+        marks: Short ticks of a second row.
+    """
+    days = [*(period.first for period in periods), *(mark.first for mark in marks)]
+    first = min(days)
+    last = max(period.last for period in (*periods, *marks))
+    # A period ends with its last day, so the scale has one day more.
+    x = Scale(
+        first.toordinal(),
+        last.toordinal() + 1,
+        4,
+        WIDTH - 4,
+    )
+    parts = []
+    for period in periods:
+        left, right = x.at(period.first.toordinal()), x.at(period.last.toordinal() + 1)
+        words = f"{period.name}: {period.first} to {period.last}"
+        parts.append(
+            rect(
+                left,
+                TOP,
+                right - left - 1,
+                26,
+                f"span {period.css}",
+                words,
+            )
+        )
+        # A letter takes about 9 units; a name that does not fit is in the tooltip.
+        if right - left > 9 * len(period.name):
+            parts.append(
+                text(
+                    left + 6,
+                    TOP + 18,
+                    period.name,
+                    "on-bar",
+                )
+            )
+    for mark in marks:
+        words = f"{mark.name}: {mark.first}"
+        parts.append(
+            rect(
+                x.at(mark.first.toordinal()),
+                TOP + 32,
+                3,
+                12,
+                f"span {mark.css}",
+                words,
+            )
+        )
+    starts = month_starts(
+        first,
+        last,
+    )
+    parts += [
+        text(
+            x.at(day.toordinal()),
+            TOP + 62,
+            f"{day:%b %Y}",
+            "quiet",
+        )
+        for day in starts
+    ]
+    return figure(
+        title,
+        parts,
+        TOP + 68,
+    )
+
+
+def two_distributions(
+    title: str, labels: Sequence[str], reference: Sequence[float], current: Sequence[float]
+) -> Markup:
+    """Return the shares of two samples bin by bin, one bar above the other.
+
+    Args:
+        title: What it shows.
+        labels: Names of the bins; shape (k,).
+        reference: Shares of the reference, 0 to 1; shape (k,).
+        current: Shares of the partition, 0 to 1; shape (k,).
+    """
+    # Both samples have one scale, or their bars could not be compared.
+    largest = max(
+        *reference,
+        *current,
+        0.01,
+    )
+    x = Scale(
+        0,
+        largest,
+        SHARE_LEFT + 60,
+        WIDTH - 90,
+    )
+    row_height = 34
+    parts = []
+    for row, label in enumerate(labels):
+        y = TOP + row * row_height
+        parts.append(
+            text(
+                x.start - 8,
+                y + 19,
+                _shortened(
+                    label,
+                    28,
+                ),
+                "small",
+                "end",
+            )
+        )
+        for offset, share, css in ((2, reference[row], "blank"), (15, current[row], "accent")):
+            end = x.at(share)
+            parts.append(
+                rect(
+                    x.start,
+                    y + offset,
+                    end - x.start,
+                    12,
+                    f"span {css}",
+                )
+            )
+            parts.append(
+                text(
+                    end + 5,
+                    y + offset + 10,
+                    f"{number(share * 100)} %",
+                    "tiny",
+                )
+            )
+    return figure(
+        title,
+        parts,
+        TOP + len(labels) * row_height + 8,
+    )
+
+
+def _shortened(name: str, length: int = LABEL_LENGTH) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"

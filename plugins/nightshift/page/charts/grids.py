@@ -1,0 +1,286 @@
+"""Two grids of days: the calendar of a model's partitions, and the heat map of drift."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from nightshift.page.charts.svg import WIDTH, figure, line, link, month_starts, rect, text
+
+CELL, GAP = 15, 2
+PITCH = CELL + GAP
+CALENDAR_LEFT, CALENDAR_TOP = 40, 22
+MAP_LEFT, MAP_TOP, ROW = 250, 22, 17
+LABEL_LENGTH = 34
+STATUS_MARKS = {
+    "late": "L",
+    "fallback": "F",
+    "republished": "R",
+    "backfilled": "b",
+    "hole": "\N{MULTIPLICATION SIGN}",
+}
+"""Letters in the cells, so that colour alone carries no status."""
+MAX_LINKED_CELLS = 3000
+"""Of a larger map the names of features are the links, in the table below it."""
+UNIT_CLASSES = (0.5, 1.0, 2.0, 4.0)
+"""Bounds of the five colours, in units of a feature's usual variation."""
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    """A feature on a day.
+
+    Attributes:
+        feature: The column.
+        day: The partition.
+        units: Distance in units of the feature's usual variation; None if that is unknown.
+        is_drifted: Whether the monitor calls it drifted.
+    """
+
+    feature: str
+    day: dt.date
+    units: float | None
+    is_drifted: bool
+
+
+def calendar(title: str, statuses: Mapping[dt.date, str], href: Callable[[dt.date], str]) -> Markup:
+    """Return a calendar: a column per week, a row per weekday, a link per day.
+
+    Args:
+        title: What it shows.
+        statuses: Word of ``ops.model_calendar`` by day; at least one.
+        href: Page of a day.
+    """
+    first, last = min(statuses), max(statuses)
+    # Each column begins on a Monday, also the first one.
+    monday = first - dt.timedelta(days=first.weekday())
+    n_weeks = (last - monday).days // 7 + 1
+    # Every second weekday has a name: the rows are narrower than seven names.
+    parts = []
+    for row, name in enumerate(("Mon", "", "Wed", "", "Fri", "", "Sun")):
+        parts.append(
+            text(
+                0,
+                CALENDAR_TOP + row * PITCH + 12,
+                name,
+                "quiet",
+            )
+        )
+    for start in month_starts(
+        first,
+        last,
+    ):
+        week = (start - monday).days // 7
+        parts.append(
+            text(
+                CALENDAR_LEFT + week * PITCH,
+                14,
+                f"{start:%b}",
+                "quiet",
+            )
+        )
+    for day, status in sorted(statuses.items()):
+        week, weekday = divmod(
+            (day - monday).days,
+            7,
+        )
+        x, y = CALENDAR_LEFT + week * PITCH, CALENDAR_TOP + weekday * PITCH
+        cell = rect(
+            x,
+            y,
+            CELL,
+            CELL,
+            f"cell {status}",
+            f"{day}: {status}",
+        )
+        mark = STATUS_MARKS.get(
+            status,
+            "",
+        )
+        if mark:
+            cell += text(
+                x + CELL / 2,
+                y + 11.5,
+                mark,
+                f"mark {status}",
+                "middle",
+            )
+        # Problems are stops of the Tab key; the form of the page reaches every day.
+        parts.append(
+            link(
+                href(day),
+                cell,
+                f"{day} {status}",
+                is_reachable=bool(mark),
+            )
+        )
+    width = max(
+        CALENDAR_LEFT + n_weeks * PITCH,
+        480,
+    )
+    return figure(
+        title,
+        parts,
+        CALENDAR_TOP + 7 * PITCH + 4,
+        width,
+    )
+
+
+def heat_map(
+    title: str,
+    features: Sequence[str],
+    days: Sequence[dt.date],
+    cells: Sequence[HeatCell],
+    href: Callable[[HeatCell], str],
+) -> Markup:
+    """Return the heat map: a row per feature, a column per day.
+
+    Args:
+        title: What it shows.
+        features: Rows, from the top.
+        days: Columns, from the left.
+        cells: What was measured; other positions stay empty.
+        href: Page of a cell.
+    """
+    # Both axes by name, since cells of days without a monitor run are missing.
+    rows = {feature: row for row, feature in enumerate(features)}
+    columns = {day: column for column, day in enumerate(days)}
+    # A few days do not fill the chart: cells wider than long look like bars.
+    pitch = (WIDTH - MAP_LEFT) / max(
+        len(days),
+        12,
+    )
+    parts = [
+        *_feature_names(features),
+        *_day_names(
+            days,
+            pitch,
+        ),
+    ]
+    # A link and a tooltip take 150 bytes: a year of forty features would be 3 MB.
+    if len(cells) > MAX_LINKED_CELLS:
+        positions = [(columns[cell.day] * pitch, rows[cell.feature] * ROW, cell) for cell in cells]
+        parts += _painted(
+            positions,
+            pitch,
+        )
+        cells = ()
+    for cell in cells:
+        x = MAP_LEFT + columns[cell.day] * pitch
+        y = MAP_TOP + rows[cell.feature] * ROW
+        parts.append(
+            _heat_cell(
+                cell,
+                round(
+                    x,
+                    1,
+                ),
+                y,
+                round(
+                    pitch - 1,
+                    1,
+                ),
+                href(cell),
+            )
+        )
+    return figure(
+        title,
+        parts,
+        MAP_TOP + len(features) * ROW + 4,
+    )
+
+
+def heat_class(units: float | None) -> str:
+    """Return the CSS class of a distance."""
+    if units is None:
+        return "unmeasured"
+    return f"heat{sum(units >= bound for bound in UNIT_CLASSES)}"
+
+
+def _feature_names(features: Sequence[str]) -> Iterator[str]:
+    for row, feature in enumerate(features):
+        name = feature
+        if len(name) > LABEL_LENGTH:
+            name = f"{name[: LABEL_LENGTH - 1]}…"
+        yield text(
+            MAP_LEFT - 8,
+            MAP_TOP + row * ROW + 12,
+            name,
+            "small",
+            "end",
+        )
+
+
+def _day_names(days: Sequence[dt.date], pitch: float) -> Iterator[str]:
+    # Labels of at least 56 units each, so that they do not touch.
+    step = max(
+        round(56 / pitch),
+        1,
+    )
+    for column in range(
+        0,
+        len(days),
+        step,
+    ):
+        x = MAP_LEFT + column * pitch
+        yield line(
+            x,
+            MAP_TOP - 5,
+            x,
+            MAP_TOP - 1,
+        )
+        yield text(
+            x,
+            14,
+            f"{days[column]:%d %b}",
+            "quiet",
+        )
+
+
+def _painted(positions: Sequence[tuple[float, int, HeatCell]], pitch: float) -> Iterator[str]:
+    """Yield all cells of a colour as one shape, and all dots as another."""
+    shapes: dict[str, list[str]] = {}
+    width = f"{pitch - 0.4:.1f}"
+    for x, y, cell in positions:
+        corner = f"M{MAP_LEFT + x:.1f} {MAP_TOP + y}"
+        shape = f"{corner}h{width}v{ROW - 2}h-{width}z"
+        shapes.setdefault(
+            f"cell {heat_class(cell.units)}",
+            [],
+        ).append(shape)
+        # A dot of two units in the middle.
+        if cell.is_drifted:
+            centre = f"M{MAP_LEFT + x + pitch / 2 - 1:.1f} {MAP_TOP + y + 6.5}"
+            shapes.setdefault(
+                "drifted",
+                [],
+            ).append(f"{centre}h2v2h-2z")
+    for css, paths in sorted(shapes.items()):
+        yield f'<path class="{css}" d="{"".join(paths)}"/>'
+
+
+def _heat_cell(cell: HeatCell, x: float, y: float, width: float, href: str) -> str:
+    distance = "unknown" if cell.units is None else f"{cell.units:.2f}"
+    # The words are the tooltip, and what a pointer's reader hears.
+    words = f"{cell.feature}, {cell.day}: {distance} units"
+    if cell.is_drifted:
+        words += ", drifted"
+    content = rect(
+        x,
+        y,
+        width,
+        ROW - 2,
+        f"cell {heat_class(cell.units)}",
+        words,
+    )
+    if cell.is_drifted:
+        centre = f'cx="{x + width / 2:g}" cy="{y + 7.5:g}"'
+        content += f'<circle {centre} r="{min(width / 3, 2.5):.2g}" class="drifted"/>'
+    return link(
+        href,
+        content,
+        is_reachable=False,
+    )

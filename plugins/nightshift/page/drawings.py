@@ -1,0 +1,223 @@
+"""The charts of each page, drawn from its document."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from markupsafe import Markup
+
+from nightshift.page.charts.bars import Period, Span, gantt, timeline, two_distributions
+from nightshift.page.charts.grids import HeatCell, calendar, heat_map
+from nightshift.page.charts.lines import Series, day_lines
+
+Row = Mapping[str, Any]
+
+
+class Drawings:
+    """Draw the charts.
+
+    Args:
+        root: Prefix of every address of the application.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def quality(self, rows: Sequence[Row], metric: str) -> Markup:
+        """Return a metric over the partitions that made the predictions, with the rule's."""
+        model = Series(
+            "model",
+            "accent",
+            _points(rows, "value"),
+            _intervals(rows),
+        )
+        baseline = Series(
+            "fallback rule",
+            "second",
+            _points(rows, "baseline_value"),
+        )
+        title = f"{metric} of the model and of the fallback rule, by partition"
+        return day_lines(
+            title,
+            (baseline, model),
+            metric,
+        )
+
+    def metric(self, rows: Sequence[Row], metric: str) -> Markup:
+        """Return one metric alone."""
+        chosen = [row for row in rows if row["metric"] == metric]
+        line = Series(
+            metric,
+            "accent",
+            _points(chosen, "value"),
+        )
+        return day_lines(
+            f"{metric} by partition",
+            (line,),
+            metric,
+        )
+
+    def champions(self, periods: Sequence[Row], refused: Sequence[Row]) -> Markup:
+        """Return who was champion when, and the refused challengers below."""
+        ends = [row["last_partition"] or row["first_partition"] for row in periods]
+        # The champion of today serves until the newest day that anything is known of.
+        last = max([*ends, *(row["partition_date"] for row in refused)])
+        bars = []
+        for index, row in enumerate(periods):
+            # Two colours in turn: neighbours of one colour would look like one champion.
+            css = "period-a" if index % 2 else "period-b"
+            end = row["last_partition"] or max(last, row["first_partition"])
+            bars.append(
+                Period(
+                    f"v{row['version']}",
+                    row["first_partition"],
+                    end,
+                    css,
+                )
+            )
+        marks = []
+        for row in refused:
+            day = row["partition_date"]
+            marks.append(
+                Period(
+                    f"v{row['version']} refused",
+                    day,
+                    day,
+                    "bad",
+                )
+            )
+        return timeline(
+            "Champions by partition, refused challengers below",
+            bars,
+            marks,
+        )
+
+    def heat_map(self, document: Mapping[str, Any]) -> Markup:
+        """Return the heat map of a page Drift."""
+        cells = []
+        for row in document["cells"]:
+            day, units = row["partition_date"], row["units"]
+            cells.append(
+                HeatCell(
+                    row["feature"],
+                    day,
+                    units,
+                    row["is_drifted"],
+                )
+            )
+        features = [row["feature"] for row in document["features"]]
+        model = quote(document["model"], safe="")
+
+        def href(cell: HeatCell) -> str:
+            return f"{self._root}/drift/{model}/{quote(cell.feature, safe='')}/{cell.day}"
+
+        title = f"Distance of the features of {document['model']} by day, in units of the usual"
+        return heat_map(
+            title,
+            features,
+            document["days"],
+            cells,
+            href,
+        )
+
+    def distance(self, history: Sequence[Row]) -> Markup:
+        """Return a feature's distance over days, and what is usual for it."""
+        usual = Series(
+            "usual",
+            "second",
+            _points(history, "psi_noise"),
+        )
+        distance = Series(
+            "PSI",
+            "accent",
+            _points(history, "psi"),
+        )
+        return day_lines(
+            "Distance from the reference by day",
+            (usual, distance),
+            "PSI",
+        )
+
+    def distributions(self, bins: Sequence[Row], title: str) -> Markup:
+        """Return a feature's two distributions."""
+        labels = [row["bin"] for row in bins]
+        reference = [row["reference_share"] for row in bins]
+        current = [row["partition_share"] for row in bins]
+        return two_distributions(
+            title,
+            labels,
+            reference,
+            current,
+        )
+
+    def calendar(self, rows: Sequence[Row], model: str) -> Markup:
+        """Return a model's calendar."""
+        statuses = {row["partition_date"]: row["status"] for row in rows}
+        query = urlencode({"model": model})
+
+        def href(day: dt.date) -> str:
+            return f"{self._root}/partitions/{day}?{query}"
+
+        return calendar(
+            f"Partitions of {model} by day",
+            statuses,
+            href,
+        )
+
+    def steps(self, rows: Sequence[Row], deadline: dt.datetime | None, now: dt.datetime) -> Markup:
+        """Return the steps of a partition over time."""
+        spans = []
+        for row in rows:
+            css = "critical" if row["is_critical"] else "blank"
+            if row["outcome"] not in ("success", "published", "duplicate", "waiting", "skipped"):
+                css = "bad" if row["ended_at"] or row["outcome"] == "refused" else "fair"
+            # A killed try has no end; only what runs reaches until now.
+            end = row["ended_at"] or (now if row["outcome"] is None else row["started_at"])
+            note = f"{row['outcome'] or 'running'}, attempt {row['attempt']}"
+            spans.append(
+                Span(
+                    row["step"],
+                    row["started_at"],
+                    end,
+                    css,
+                    note,
+                )
+            )
+        return gantt(
+            "Steps of the partition over time, UTC",
+            spans,
+            deadline,
+        )
+
+    def volume(self, rows: Sequence[Row]) -> Markup:
+        """Return the rows of a dataset's partitions with the expected band."""
+        band = []
+        for row in rows:
+            if row["expected_low"] is not None:
+                bounds = (row["expected_low"], row["expected_high"])
+                band.append((row["partition_date"], *bounds))
+        line = Series(
+            "rows",
+            "accent",
+            _points(rows, "n_rows"),
+            band,
+        )
+        return day_lines(
+            "Rows by partition, and the expected band",
+            (line,),
+            "rows",
+        )
+
+
+def _points(rows: Iterable[Row], column: str) -> list[tuple[dt.date, float]]:
+    known = [row for row in rows if row[column] is not None]
+    return [(row["partition_date"], float(row[column])) for row in known]
+
+
+def _intervals(rows: Iterable[Row]) -> list[tuple[dt.date, float, float]]:
+    """Return the intervals of a metric, of warehouses whose view has them."""
+    known = [row for row in rows if None not in (row.get("value_low"), row.get("value_high"))]
+    return [(row["partition_date"], row["value_low"], row["value_high"]) for row in known]

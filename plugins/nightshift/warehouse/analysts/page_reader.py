@@ -1,0 +1,66 @@
+"""Role ``page_reader``: what the page of people may read, relation by relation.
+
+The page takes this role at the start of each session. So a mistake in one of its queries can read
+neither predictions, raw rows nor refused rows, and can write nothing.
+Source: docs/adr/0049-page.md.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nightshift.warehouse.connection import Connection
+
+PAGE_READER = "page_reader"
+RELATIONS = (
+    "analytics.health",
+    "ml.champion_periods",
+    "ml.decisions",
+    "monitoring.drift_published",
+    "monitoring.performance_published",
+    "monitoring.profiles",
+    "monitoring.verdicts_published",
+    "ops.dataset_freshness",
+    "ops.dataset_volumes",
+    "ops.health",
+    "ops.model_calendar",
+    "ops.model_facts",
+    "ops.model_partitions",
+    "ops.model_progress",
+    "ops.open_incidents",
+    "ops.partition_steps",
+    "ops.people_acts",
+    "ops.published",
+    "quarantine.drop_counts",
+    "quarantine.row_counts",
+)
+"""All that the page reads. One that a warehouse does not have yet is granted by a later migrate."""
+
+
+def grant_page_reader(conn: Connection, owner: str) -> None:
+    """Create the role, take from it all that it has, and grant the relations that exist.
+
+    Args:
+        conn: A connection of a role that may create roles, in a transaction.
+        owner: The warehouse's owner, who may take the role.
+    """
+    from psycopg import errors, sql
+
+    role = sql.Identifier(PAGE_READER)
+    if conn.execute("select from pg_roles where rolname = %s", [PAGE_READER]).fetchone() is None:
+        # Another database's caller may create it at the same moment.
+        with suppress(errors.DuplicateObject, errors.UniqueViolation), conn.transaction():
+            conn.execute(sql.SQL("create role {} nologin").format(role))
+    conn.execute(sql.SQL("grant {} to {}").format(role, sql.Identifier(owner)))
+    schemas = sorted({name.partition(".")[0] for name in RELATIONS})
+    for name in schemas:
+        schema = sql.Identifier(name)
+        revoke = sql.SQL("revoke all on all tables in schema {} from {}")
+        conn.execute(revoke.format(schema, role))
+        conn.execute(sql.SQL("grant usage on schema {} to {}").format(schema, role))
+    query = "select name from unnest(%s::text[]) name where to_regclass(name) is not null"
+    for (name,) in conn.execute(query, [list(RELATIONS)]).fetchall():
+        relation = sql.Identifier(*name.split("."))
+        conn.execute(sql.SQL("grant select on {} to {}").format(relation, role))
