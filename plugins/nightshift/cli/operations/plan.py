@@ -16,6 +16,8 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import load_admin_settings, load_settings
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from nightshift.plans.making import Planner
     from nightshift.plans.plan import Plan, Step
 
@@ -28,9 +30,13 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 DatasetOption = Annotated[
-    str, typer.Option(help="Only late drops of this dataset; all by default.")
+    str,
+    typer.Option(help="Only late drops of this dataset; all by default."),
 ]
-ModelOption = Annotated[str, typer.Option(help="Only this model; all by default.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(help="Only this model; all by default."),
+]
 
 
 @app.command()
@@ -38,11 +44,13 @@ def rerun(
     first: First,
     last: Last = "",
     stage: Annotated[
-        str, typer.Option(help="First stage: ingest, transform, score or monitor.")
+        str,
+        typer.Option(help="First stage: ingest, transform, score or monitor."),
     ] = "transform",
     model: ModelOption = "",
     everything: Annotated[
-        bool, typer.Option("--everything", help="Run also what would come out equal.")
+        bool,
+        typer.Option("--everything", help="Run also what would come out equal."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -57,7 +65,13 @@ def rerun(
         load_spec(load_settings().models_dir, model)
     days = PartitionRange.of(first, last)
     with _planner() as planner:
-        _offer(planner, planner.rerun(days, stage, model, everything=everything), as_json)
+        plan = planner.rerun(
+            days,
+            stage,
+            model,
+            everything=everything,
+        )
+        _offer(planner, plan, as_json)
 
 
 @app.command()
@@ -65,20 +79,24 @@ def backfill(first: First, last: Last = "", as_json: AsJson = False) -> None:
     """Plan to load and build a range of the past."""
     days = PartitionRange.of(first, last)
     with _planner() as planner:
-        _offer(planner, planner.backfill(days), as_json)
+        plan = planner.backfill(days)
+        _offer(planner, plan, as_json)
 
 
 @app.command()
 def redo(
     dataset: DatasetOption = "",
     first: Annotated[
-        str, typer.Option("--from", help="Only late drops of this operating day and later.")
+        str,
+        typer.Option("--from", help="Only late drops of this operating day and later."),
     ] = "",
     last: Annotated[
-        str, typer.Option("--to", help="Only late drops up to this operating day.")
+        str,
+        typer.Option("--to", help="Only late drops up to this operating day."),
     ] = "",
     reread: Annotated[
-        bool, typer.Option("--reread", help="Also drops that were read under another contract.")
+        bool,
+        typer.Option("--reread", help="Also drops that were read under another contract."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -89,23 +107,30 @@ def redo(
     if dataset:
         # A mistyped name is an error, not a plan without work.
         load_contract(load_settings().datasets_dir, dataset)
-    begin, end = optional_partition(first), optional_partition(last)
     scope = Scope(
         dataset,
-        begin.day if begin else None,
-        end.day if end else None,
+        _day(first),
+        _day(last),
         reread,
     )
     with _planner() as planner:
-        _offer(planner, planner.redo(scope), as_json)
+        plan = planner.redo(scope)
+        _offer(planner, plan, as_json)
 
 
 @app.command()
 def rollback(
-    model: Annotated[str, typer.Argument(help="Name of the spec.")],
-    to: Annotated[int, typer.Option("--to", help="The former champion's version.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Name of the spec."),
+    ],
+    to: Annotated[
+        int,
+        typer.Option("--to", help="The former champion's version."),
+    ],
     since: Annotated[
-        str, typer.Option(help="First partition to repair; by default its successors' first.")
+        str,
+        typer.Option(help="First partition to repair; by default its successors' first."),
     ] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -114,7 +139,9 @@ def rollback(
 
     load_spec(load_settings().models_dir, model)
     with _planner() as planner:
-        plan = planner.rollback(model, to, optional_partition(since), actor())
+        # The first partition that its successors scored, unless a person knows better.
+        first = optional_partition(since)
+        plan = planner.rollback(model, to, first, actor())
         _offer(planner, plan, as_json)
 
 
@@ -130,6 +157,7 @@ def migrate(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(pending), indent=2))
         return
+    # A migration is a file with its digest: the very same one is applied.
     for line in pending.lines:
         typer.echo(f"  {line}")
     typer.echo("readers notice nothing: views are rendered again in one transaction")
@@ -137,6 +165,11 @@ def migrate(as_json: AsJson = False) -> None:
         typer.echo(f"token {pending.token}, then: nightshift apply {pending.token}")
     else:
         typer.echo("nothing is pending")
+
+
+def _day(key: str) -> dt.date | None:
+    partition = optional_partition(key)
+    return partition.day if partition else None
 
 
 @contextmanager
@@ -154,10 +187,15 @@ def _planner() -> Iterator[Planner]:
             typer.echo(f"  {nothing.got}")
 
 
-def _offer(planner: Planner, plan: Plan, as_json: bool) -> None:
+def _offer(
+    planner: Planner,
+    plan: Plan,
+    as_json: bool,
+) -> None:
     """Keep a plan and print it with its token."""
     from nightshift.plans.plan import store_plan
 
+    # Kept before it is shown: a token that a person sees can be applied.
     store_plan(planner.conn, plan, actor())
     if as_json:
         typer.echo(json.dumps(asdict(plan), default=str, indent=2))
@@ -184,4 +222,10 @@ def print_plan(plan: Plan) -> None:
 
 def _row(step: Step) -> tuple[str, ...]:
     action = "reuse" if step.is_reused else "run"
-    return (step.stage, step.dataset, str(step.partitions), action, step.reason)
+    return (
+        step.stage,
+        step.dataset,
+        str(step.partitions),
+        action,
+        step.reason,
+    )
