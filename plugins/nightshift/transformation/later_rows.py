@@ -27,6 +27,8 @@ Clock = Literal["delivered", "happened"]
 
 MAX_PARTITIONS = 28
 """Newest partitions of a dataset that get a later version."""
+MAX_ROWS = 1_000_000
+"""Rows of a dataset that are copied, unless its newest partition alone has more."""
 MAX_LATER_DAYS = 7
 """Days after the partition that get rows."""
 _DELIVERED_LOAD, _HAPPENED_LOAD = -1, -2
@@ -81,6 +83,7 @@ def add_later_versions(
         "happened": [part.dataset for part in added if part.clock == "happened"],
         "max_partitions": MAX_PARTITIONS,
         "max_later_days": MAX_LATER_DAYS,
+        "max_rows": MAX_ROWS,
         "delivered_load": _DELIVERED_LOAD,
         "happened_load": _HAPPENED_LOAD,
     }
@@ -97,11 +100,14 @@ select *, (%(day)s::date + age::int - partition_date) as shift_days
 from (
     select
         dataset, partition_date, load_id,
-        row_number() over (partition by dataset order by partition_date desc) as age
+        row_number() over newest_first as age,
+        sum(coalesce(n_rows, 0)) over newest_first as n_rows_so_far
     from pg_temp.known_versions
     where known_at <= %(as_of)s and (superseded_at is null or superseded_at > %(as_of)s)
         and partition_date <= %(day)s
+    window newest_first as (partition by dataset order by partition_date desc)
 ) visible
+where age = 1 or n_rows_so_far <= %(max_rows)s
 """
 _ADD_VERSIONS = """
 insert into pg_temp.known_versions (dataset, partition_date, load_id, known_at, n_rows)
