@@ -22,12 +22,14 @@ from nightshift.cli.models import evidence, models, rollback, train
 from nightshift.cli.operations import (
     acts,
     analyst,
+    apply,
     check_freshness,
     critical_path,
     end_run,
     incidents,
     metrics,
     notices,
+    plan,
     rescue,
     void,
     watch,
@@ -61,6 +63,7 @@ COMMANDS = {
     OPERATIONS: (
         why_not,
         watch,
+        apply,
         acts,
         check_freshness,
         metrics,
@@ -80,6 +83,7 @@ app.add_typer(drop.app, name="drop", rich_help_panel=DATA)
 app.add_typer(contract.app, name="contract", rich_help_panel=DATA)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=DATA)
 app.add_typer(incidents.app, name="incidents", rich_help_panel=OPERATIONS)
+app.add_typer(plan.app, name="plan", rich_help_panel=OPERATIONS)
 app.add_typer(notices.app, name="notices", rich_help_panel=OPERATIONS)
 app.add_typer(analyst.app, name="analyst", rich_help_panel=OPERATIONS)
 

@@ -118,7 +118,7 @@ def _load_late_drops(scope: TaskScope, contract: DatasetContract, first: dt.date
         logger.warning("A late drop was refused with %s: %s", code, drop.data_key)
     if result.loaded:
         logger.warning(
-            "Loaded %s late drop(s) of %s; `nightshift redo --plan` lists affected partitions.",
+            "Loaded %s late drop(s) of %s; `nightshift plan redo` lists affected partitions.",
             len(result.loaded),
             contract.name,
         )

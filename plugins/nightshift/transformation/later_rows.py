@@ -27,9 +27,12 @@ Clock = Literal["delivered", "happened"]
 
 MAX_PARTITIONS = 28
 """Newest partitions of a dataset that get a later version."""
+MAX_ROWS = 1_000_000
+"""Rows of a dataset that are copied, unless its newest partition alone has more."""
+MAX_LATER_DAYS = 7
+"""Days after the partition that get rows."""
 _DELIVERED_LOAD, _HAPPENED_LOAD = -1, -2
 """Load ids that no load has."""
-_OWN_COLUMNS = ("partition_date", "load_id", "known_at", "source_row")
 _SHIFTED_TYPES = ("date", "timestamp with time zone", "timestamp without time zone")
 
 
@@ -79,24 +82,32 @@ def add_later_versions(
         "delivered": [part.dataset for part in added if part.clock == "delivered"],
         "happened": [part.dataset for part in added if part.clock == "happened"],
         "max_partitions": MAX_PARTITIONS,
+        "max_later_days": MAX_LATER_DAYS,
+        "max_rows": MAX_ROWS,
         "delivered_load": _DELIVERED_LOAD,
         "happened_load": _HAPPENED_LOAD,
     }
+    # In this order: the new versions are copies of what is visible, and supersede it.
     for statement in (_VISIBLE_VERSIONS, _ADD_VERSIONS, _SUPERSEDE):
         conn.execute(statement, values)
 
 
-# What the partition knows: only these rows are copied.
+# What the partition knows: only these rows are copied. The newest ones move to the next day, those
+# before to the day after it, and so on: also a short history fills the days that are predicted.
 _VISIBLE_VERSIONS = """
 create temp table visible_versions as
-select
-    dataset, partition_date, load_id,
-    -- Whole weeks: the same weekday, after the partition.
-    7 * ((%(day)s::date - partition_date) / 7 + 1) as shift_days,
-    row_number() over (partition by dataset order by partition_date desc) as age
-from pg_temp.known_versions
-where known_at <= %(as_of)s and (superseded_at is null or superseded_at > %(as_of)s)
-    and partition_date <= %(day)s
+select *, (%(day)s::date + age::int - partition_date) as shift_days
+from (
+    select
+        dataset, partition_date, load_id,
+        row_number() over newest_first as age,
+        sum(coalesce(n_rows, 0)) over newest_first as n_rows_so_far
+    from pg_temp.known_versions
+    where known_at <= %(as_of)s and (superseded_at is null or superseded_at > %(as_of)s)
+        and partition_date <= %(day)s
+    window newest_first as (partition by dataset order by partition_date desc)
+) visible
+where age = 1 or n_rows_so_far <= %(max_rows)s
 """
 _ADD_VERSIONS = """
 insert into pg_temp.known_versions (dataset, partition_date, load_id, known_at, n_rows)
@@ -110,7 +121,7 @@ select
     dataset, partition_date + shift_days, %(happened_load)s,
     %(as_of)s::timestamptz - interval '1 minute', 0
 from pg_temp.visible_versions
-where dataset = any(%(happened)s::text[]) and age <= 7
+where dataset = any(%(happened)s::text[]) and age <= %(max_later_days)s
 """
 _SUPERSEDE = """
 update pg_temp.known_versions old
@@ -144,17 +155,12 @@ def add_later_rows(
     table = sql.Identifier("pg_temp", f"later.{contract.name}")
     raw = sql.Identifier("raw", contract.name)
     conn.execute(sql.SQL("drop table if exists {} cascade").format(table))
+    # The raw table's own columns in its order, so that both can be read as one.
     create = sql.SQL("create temp table {} as select * from {} where false")
     conn.execute(create.format(sql.Identifier(f"later.{contract.name}"), raw))
     for clock in clocks:
-        # The last part of "happened": events after the as-of in a version that is known.
-        for into_known in (False, True) if clock == "happened" else (False,):
-            if into_known and not contract.event_timestamp:
-                continue
-            query = _copies(conn, contract, clock, into_known=into_known)
-            insert = sql.SQL("insert into {} ").format(table) + query
-            values = {"dataset": contract.dataset, "as_of": as_of}
-            conn.execute(insert, values)
+        insert = sql.SQL("insert into {} ").format(table) + _copies(conn, contract, clock)
+        conn.execute(insert, {"dataset": contract.dataset, "as_of": as_of})
     return table
 
 
@@ -165,7 +171,6 @@ def count_later_rows(conn: Connection, added: Sequence[Perturbation]) -> dict[st
     counts = {}
     for part in added:
         name = f"later.{part.dataset.removeprefix('raw/')}"
-        # Rows of later events within a known version have the id of that version.
         query = sql.SQL("select count(*) filter (where (load_id = {}) = {}) from {}").format(
             sql.Literal(_DELIVERED_LOAD),
             sql.Literal(part.clock == "delivered"),
@@ -180,8 +185,6 @@ def _copies(
     conn: Connection,
     contract: DatasetContract,
     clock: Clock,
-    *,
-    into_known: bool,
 ) -> sql.Composed:
     """Return the query of copied rows, in the order of the raw table's columns."""
     from psycopg import sql
@@ -195,19 +198,17 @@ def _copies(
     }
     max_age = MAX_PARTITIONS
     if clock == "happened":
-        max_age = 7
+        max_age = MAX_LATER_DAYS
         own["partition_date"] = "r.partition_date + v.shift_days"
         own["load_id"] = str(_HAPPENED_LOAD)
         own["known_at"] = "%(as_of)s::timestamptz - interval '1 minute'"
-    if into_known:
-        own = dict.fromkeys(_OWN_COLUMNS, "")
-        own = {name: f"r.{name}" for name in own}
 
     selected = []
     for name, column in columns.items():
         if name in own:
             selected.append(sql.SQL(own[name]))
             continue
+        # Days and times move with the partition, keys too: else nothing would join them.
         is_moved = clock == "happened" and column.sql_type in _SHIFTED_TYPES
         is_key = name in contract.key or name == contract.event_timestamp
         # Values are those of the next row; the last one has the values of none.

@@ -5,6 +5,7 @@ A raw table belongs to one contract.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,29 @@ def _apply_pending(
         except SpecError as error:
             problems.append(error)
     return pending, problems
+
+
+def pending_changes(conn: Connection, contracts: dict[str, DatasetContract]) -> list[str]:
+    """Return what ``migrate`` would change, one line each: files with their digests, raw tables."""
+    lines = []
+    row = conn.execute("select to_regclass('ops.schema_migrations')").fetchone()
+    applied: set[str] = set()
+    # An empty database has not even this table.
+    if row != (None,):
+        applied = {name for (name,) in conn.execute("select name from ops.schema_migrations")}
+    for path in sorted(MIGRATIONS.glob("*.sql")):
+        if path.name not in applied:
+            digest = sha256(path.read_bytes()).hexdigest()[:12]
+            lines.append(f"migration {path.name} ({digest})")
+    for name, contract in sorted(contracts.items()):
+        existing = table_columns(conn, "raw", name)
+        if not existing:
+            lines.append(f"new table raw.{name}")
+            continue
+        # A changed type is refused by the migration itself.
+        new = [column for column in contract.columns if column.name not in existing]
+        lines += [f"new column raw.{name}.{column.name} {column.type.sql}" for column in new]
+    return lines
 
 
 def _refuse_newer_warehouse(unknown: set[str]) -> None:

@@ -228,6 +228,10 @@ _PLANTED = {
     "hidden": _HEAD % (_KNOWN, "(select count(*) from raw.flight_outcomes)"),
     "honest": _HEAD % (_KNOWN, _KNOWN),
 }
+_SIZES = {"tiny": 0.03, "small": 0.08, "large": 0.2}
+for _name, _size in _SIZES.items():
+    # An honest number and a part of the outcome that it must predict.
+    _PLANTED[_name] = _HEAD % (f"{_KNOWN} + {_size} * {_TOMORROW}", _KNOWN)
 _COLUMNS = {
     "flight_id": "text",
     "event_timestamp": "timestamp with time zone",
@@ -330,6 +334,25 @@ def test_a_leak_is_found_on_the_newest_night_when_nothing_came_later_yet(
     assert len(invented) >= 2
     assert min(invented.values()) >= N_FLIGHTS
     assert probes[1][0] == {}
+
+
+def test_no_leak_of_any_size_passes_on_seven_nights_and_no_honest_night_is_refused(
+    planted: World, run: RunContext, record_figure: Callable[[str, float], None]
+) -> None:
+    history = RandomHistory(planted, 9, 0, seed=8)
+    publish(
+        planted.conn, stage_features(planted, history.days, [f"feat_{name}" for name in _PLANTED])
+    )
+    n_refused = 0
+    for day in history.days[2:]:
+        night = PartitionRange.single(Partition(day))
+        probe_features(planted.settings, spec_of("honest"), night, run)
+        for name in _SIZES:
+            with pytest.raises(LeakError, match="change with what came later: happened"):
+                probe_features(planted.settings, spec_of(name), night, run)
+            n_refused += 1
+    assert n_refused == 21
+    record_figure("planted leaks that the probe refused, of 21", n_refused)
 
 
 def test_a_view_that_dbt_does_not_know_is_refused(settings: Settings) -> None:

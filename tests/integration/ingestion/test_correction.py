@@ -233,18 +233,16 @@ def test_the_difference_and_what_adopts_it_are_printed_by_command(things, monkey
 
 def test_the_plan_of_a_redo_is_printed_by_command(things, monkeypatch):
     from nightshift.cli.app import app
-    from nightshift.cli.data import redo
+    from nightshift.cli.operations import plan
 
     settings, _ = things
-    monkeypatch.setattr(redo, "load_settings", lambda: settings)
+    monkeypatch.setattr(plan, "load_settings", lambda: settings)
     deliver(settings, b"id,how_big\na,2\n", 1, CORRECTED, "second")
 
-    done = CliRunner().invoke(
-        app, ["redo", "--plan", "--dataset", "things"], catch_exceptions=False
-    )
+    done = CliRunner().invoke(app, ["plan", "redo", "--dataset", "things"], catch_exceptions=False)
 
     assert done.exit_code == 0
-    assert "late arrivals: 1 drop(s) that landed and are not loaded" in done.output
+    assert "landed, not loaded" in done.output
     assert "landing/things/dt=2013-03-10/second.csv" in done.output
     assert "added column ignored: extra" in done.output
 

@@ -10,11 +10,12 @@ from examples.flights.faults import Fault, FaultType
 from examples.flights.upstream import deliver
 from pydantic import SecretStr
 
-from nightshift.cli.data.redo import print_plan
+from nightshift.cli.operations.plan import print_plan
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion.load import ingest
 from nightshift.monitoring.monitor import monitor
+from nightshift.plans.making import Planner
 from nightshift.reprocess.execution import reprocess
 from nightshift.reprocess.missing_drops import MissingDrop
 from nightshift.reprocess.plan import make_plan
@@ -84,7 +85,7 @@ def test_only_what_a_late_drop_touches_is_redone_in_order_when_it_comes(
         ("weather",),
     )
     plan = make_plan(settings, conn, Scope())
-    print_plan(plan)
+    print_plan(Planner(settings, conn).redo(Scope()))
     assert [(drop.dataset, drop.partition) for drop in plan.late] == [("weather", SECOND)]
     assert (plan.missing_drops, days_of(plan.features)) == ((), [SECOND, THIRD])
     assert days_of(plan.predictions, "predictions/flight_delayed") == [SECOND, THIRD]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from nightshift.errors import SettingsError
 from nightshift.orchestration.api_server import acts as module
 from nightshift.orchestration.api_server.acts import RecordActs, act_of
 from nightshift.warehouse.control_tables.acts import RunningAct
@@ -46,7 +48,14 @@ def test_a_clear_that_only_tries_is_no_act():
     assert act_of("POST", "/dags/a/clearTaskInstances", b"{}", "ann") is None
 
 
-def serve(monkeypatch, *, path: str, user: str | None, status: int = 200) -> tuple[list, bytes]:
+def serve(
+    monkeypatch,
+    *,
+    path: str,
+    user: str | None,
+    status: int = 200,
+    load_settings: Callable[[], Any] = lambda: None,
+) -> tuple[list, bytes]:
     """Send one POST through the middleware; return what was recorded, and what Airflow read."""
     recorded: list[Any] = []
     read: list[bytes] = []
@@ -74,7 +83,7 @@ def serve(monkeypatch, *, path: str, user: str | None, status: int = 200) -> tup
         recorded.append((running.read_back, code))
 
     monkeypatch.setattr(module, "user_of", known)
-    monkeypatch.setattr(module, "load_settings", lambda: None)
+    monkeypatch.setattr(module, "load_settings", load_settings)
     monkeypatch.setattr(module, "begin_act", begin)
     monkeypatch.setattr(module, "end_act", end)
     scope = {"type": "http", "method": "POST", "path": path}
@@ -103,5 +112,16 @@ def test_a_refused_request_is_a_failed_act(monkeypatch):
 )
 def test_a_question_a_task_and_a_stranger_are_passed_on(monkeypatch, path: str, user: str | None):
     recorded, read = serve(monkeypatch, path=path, user=user)
+    assert recorded == []
+    assert read == b'{"conf": {}}'
+
+
+def test_a_request_is_served_when_nothing_can_be_recorded(monkeypatch):
+    def broken():
+        raise SettingsError("No password.")
+
+    recorded, read = serve(
+        monkeypatch, path="/api/v2/dags/a/dagRuns", user="ann", load_settings=broken
+    )
     assert recorded == []
     assert read == b'{"conf": {}}'

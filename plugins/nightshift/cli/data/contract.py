@@ -88,7 +88,7 @@ def _newest_drop(
     if not drops:
         raise SpecError(
             f"{contract.name} of {partition} has no drop.",
-            todo="Look at `nightshift redo --plan`.",
+            todo="Look at `nightshift plan redo`.",
             code="NS-INGEST-002",
         )
     # Sorted by delivery: the newest is the last.

@@ -182,7 +182,7 @@ def replay(dataset: Dataset, partition: Day) -> None:
     n_replayed = len(result.replayed)
     typer.echo(f"{n_replayed} row(s) replayed by {result.data_key}, load {result.load_id}")
     # Features and predictions of the day still know only the rows of before.
-    typer.echo("Partitions to reprocess: nightshift redo --plan")
+    typer.echo("Partitions to reprocess: nightshift plan redo")
 
 
 @contextmanager

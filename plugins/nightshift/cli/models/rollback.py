@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,11 +11,8 @@ from nightshift.cli.arguments import command_run, optional_partition
 from nightshift.cli.recorded_command import recorded
 from nightshift.settings import load_settings
 
-if TYPE_CHECKING:
-    from nightshift.scoring.republish import RollbackPlan
 
-
-@recorded("rollback", needs_reason=True, unless="plan")
+@recorded("rollback", needs_reason=True)
 def rollback(
     model: Annotated[
         str,
@@ -35,14 +32,10 @@ def rollback(
         str,
         typer.Option(help="Why; kept in the record."),
     ] = "",
-    plan: Annotated[
-        bool,
-        typer.Option("--plan", help="Only try the version and show what would be republished."),
-    ] = False,
 ) -> None:
     """Make an earlier champion serve again, and republish what its successors scored.
 
-    Safe to repeat.
+    Safe to repeat. `nightshift plan rollback` shows it before.
     """
     from nightshift.contracts.model_spec import load_spec
     from nightshift.scoring.republish import plan_rollback, roll_back
@@ -54,11 +47,8 @@ def rollback(
     first = optional_partition(since)
     # A version that does not load or score fails here, before the champion changes.
     repair = plan_rollback(settings, spec, to, first, run)
-    _print_plan(repair)
-    if plan:
-        return
+    typer.echo(f"Version {to} loads, passes its checks and scores.")
 
-    reason = reason or "no reason given"
     repaired = roll_back(settings, spec, repair, reason, run, typer.echo)
     # A partition whose published content is equal is not written again.
     n_changed = sum(load.is_new for load in repaired.published)
@@ -70,16 +60,3 @@ def rollback(
         f"{n_changed} partition(s) changed, {n_equal} already held its predictions;"
         f" {seconds:.1f} s."
     )
-
-
-def _print_plan(plan: RollbackPlan) -> None:
-    typer.echo(
-        f"Version {plan.version} loads, passes its checks and scores;"
-        f" it serves from {plan.since} on."
-    )
-    typer.echo(f"{plan.n_partitions} published partition(s) to repair:")
-    for partition_run in plan.partition_runs:
-        source = "to be scored again"
-        if partition_run.reusable_loads:
-            source = "from stored loads"
-        typer.echo(f"  {partition_run.partitions}: {source}")

@@ -15,17 +15,28 @@ from nightshift.settings import load_settings
 if TYPE_CHECKING:
     from nightshift.warehouse.control_tables.acts import RecordedAct
 
+HEADERS = ("at", "act", "by", "why", "arguments", "outcome")
 MAX_SHOWN = 60
 """Characters of arguments and of a reason in the table; `--json` has all."""
 
 
 def acts(
     since: Annotated[
-        str, typer.Option(help="Only acts from then on, ISO time with offset; all by default.")
+        str,
+        typer.Option(help="Only acts from then on, ISO time with offset; all by default."),
     ] = "",
-    name: Annotated[str, typer.Option(help="Only acts whose name begins so, such as `drop`.")] = "",
-    by: Annotated[str, typer.Option(help="Only acts of this person.")] = "",
-    limit: Annotated[int, typer.Option(help="At most so many, the newest.")] = 50,
+    name: Annotated[
+        str,
+        typer.Option(help="Only acts whose name begins so, such as `drop`."),
+    ] = "",
+    by: Annotated[
+        str,
+        typer.Option(help="Only acts of this person."),
+    ] = "",
+    limit: Annotated[
+        int,
+        typer.Option(help="At most so many, the newest."),
+    ] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List the acts of people by every door: what, who, why, when, and the outcome."""
@@ -34,32 +45,50 @@ def acts(
 
     first = instant_or_now(since) if since else None
     with connect(load_settings(), "nightshift acts") as conn:
-        found = list_acts(conn, since=first, name=name, actor=by, limit=limit)
+        found = list_acts(
+            conn,
+            since=first,
+            name=name,
+            actor=by,
+            limit=limit,
+        )
+    # Programs get what was read back, too.
     if as_json:
         document = [asdict(act) for act in found]
         typer.echo(json.dumps(document, default=str, indent=2))
         return
-    headers = ("at", "act", "by", "why", "arguments", "outcome")
-    print_table(headers, map(_row, found))
+    print_table(HEADERS, map(_row, found))
     typer.echo(f"{len(found)} act(s)")
 
 
 def _row(act: RecordedAct) -> tuple[str, ...]:
-    arguments = []
-    for name, value in act.arguments.items():
-        # What was left out is not worth a column.
-        if value not in ("", None, False, 0, []):
-            arguments.append(f"{name}={value}")
-    outcome = act.outcome if act.code is None else f"{act.outcome}, {act.code}"
+    outcome = act.outcome
+    if act.code is not None:
+        outcome += f", {act.code}"
     return (
         f"{act.at:%Y-%m-%d %H:%M:%S}",
         act.name,
         act.actor,
-        _shortened(act.reason or "-"),
-        _shortened(" ".join(arguments) or "-"),
+        _shortened(act.reason),
+        _shortened(_given(act)),
         outcome,
     )
 
 
+def _given(act: RecordedAct) -> str:
+    """Return the arguments that were given, in one line."""
+    given = []
+    for name, value in act.arguments.items():
+        # What was left out is not worth a column.
+        if value or value == 0:
+            given.append(f"{name}={value}")
+    return " ".join(given)
+
+
 def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+    if not text:
+        return "-"
+    # The table has one line an act.
+    if len(text) > MAX_SHOWN:
+        return f"{text[:MAX_SHOWN]}…"
+    return text

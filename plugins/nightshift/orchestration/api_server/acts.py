@@ -8,6 +8,7 @@ Source: docs/adr/0050-plans-that-bind.md.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from nightshift.warehouse.control_tables.acts import (
     begin_act,
     end_act,
 )
+
+logger = logging.getLogger(__name__)
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -232,7 +235,12 @@ def _parsed(body: bytes) -> Document:
 
 
 def _begin(act: Act) -> RunningAct:
-    return begin_act(load_settings(), act)
+    # Whatever is wrong with our settings: a person must be able to clear a run.
+    try:
+        return begin_act(load_settings(), act)
+    except Exception:
+        logger.warning("%s by %s is not on record.", act.name, act.actor, exc_info=True)
+        return RunningAct(None)
 
 
 def _end(
@@ -240,6 +248,9 @@ def _end(
     running: RunningAct,
     exchange: Exchange,
 ) -> None:
+    # What could not be recorded at the beginning was logged there.
+    if running.act_id is None:
+        return
     answer = _parsed(exchange.answer)
     running.read_back["status"] = exchange.status
     for name in _READ_BACK:

@@ -86,7 +86,10 @@ def point_in_time(context: PromotionContext) -> Iterator[Criterion]:
 
 
 def _feature_loads(context: PromotionContext) -> dict[dt.date, int]:
-    """Return the load of each day that the training set was built from."""
+    """Return the load of each day that the training set was built from.
+
+    They stand in its manifest in ``ml.training_sets``.
+    """
     loads = {}
     # The training set's own loads: what is published today may be a repair of them.
     for entry in context.manifest["partitions"]:
