@@ -55,8 +55,8 @@ def ensure_prediction_relations(
 ) -> None:
     """Create the missing ones of a model's base table and its analytics views.
 
-    The views are ``analytics.<model>_{current,history,outcomes}``; the outcomes view is created
-    once its label relation exists.
+    The views are those of ``relations.view_contracts``; the outcomes view is created once its
+    label relation exists.
 
     Args:
         conn: A connection of the warehouse's owner, outside of a transaction.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import threading
 from collections.abc import Iterator
 from html import unescape
 
+import psycopg
 import pytest
 from jinja2 import Environment, select_autoescape
 from tests.databases import own_database
@@ -415,6 +417,39 @@ def test_a_view_of_before_stays_under_its_version_when_columns_change_their_orde
     (row,) = rows(conn, "select * from analytics.parcel_late_current limit 1")
     assert list(row)[:2] == ["parcel_id", "predicted_day"]
     assert conn.execute("select count(*) from public.of_a_person").fetchone() == (100,)
+
+
+def test_readers_see_every_row_while_a_view_of_before_is_replaced(state):
+    conn, spec = state.conn, shown_spec()
+    counts, failures = [], []
+    has_ended = threading.Event()
+
+    def read() -> None:
+        with connect(state.settings, "test reader") as reader:
+            while not has_ended.is_set():
+                try:
+                    query = "select count(*) from analytics.parcel_late_current"
+                    counts.append(reader.execute(query).fetchone()[0])
+                except psycopg.Error as error:
+                    failures.append(error)
+
+    with conn.transaction():
+        conn.execute("drop view analytics.parcel_late_current")
+        conn.execute("alter view analytics.parcel_late_current_v1 rename to parcel_late_current")
+        conn.execute("delete from ops.view_contracts where relation_name like 'parcel_late%'")
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        ensure_prediction_relations(conn, spec, replace_views=True)
+    finally:
+        has_ended.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert set(counts) == {100}
+    (row,) = rows(conn, "select * from analytics.parcel_late_current limit 1")
+    assert list(row)[:2] == ["parcel_id", "predicted_day"]
 
 
 def test_an_attribute_goes_only_with_a_new_version_of_the_contract(scored):

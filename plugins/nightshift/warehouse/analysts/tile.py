@@ -124,13 +124,13 @@ def render_svg(health: dict[str, Any], at: dt.datetime) -> str:
         health: Row of ``analytics.health``.
         at: When it was read, with a timezone.
     """
-    return _environment().from_string(_SVG).render(**_words(health, at))
+    return str(_environment().from_string(_SVG).render(**_words(health, at)))
 
 
 def render_html(health: dict[str, Any], at: dt.datetime) -> str:
     """Return the tile as an HTML page that holds the image; see ``render_svg``."""
     svg = render_svg(health, at)
-    return _environment().from_string(_HTML).render(svg=svg, model=health["model"])
+    return str(_environment().from_string(_HTML).render(svg=svg, model=health["model"]))
 
 
 def _words(health: dict[str, Any], at: dt.datetime) -> dict[str, Any]:

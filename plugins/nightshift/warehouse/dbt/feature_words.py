@@ -22,7 +22,7 @@ def keep_feature_words(conn: Connection, settings: Settings) -> None:
         DbtProcessError: The project cannot be parsed.
     """
     project = parsed_project(settings)
-    rows = []
+    rows: list[dict[str, str]] = []
     for view in feature_views(settings):
         key = project.find_model(view.table)
         if key is None:
