@@ -94,9 +94,9 @@ def test_a_deadline_is_drawn_when_it_is_near():
     [
         (None, "unmeasured"),
         (0.0, "heat0"),
-        (0.5, "heat1"),
-        (1.0, "heat2"),
-        (2.0, "heat3"),
+        (1.0, "heat1"),
+        (2.0, "heat2"),
+        (4.0, "heat3"),
         (9.0, "heat4"),
     ],
 )

@@ -117,9 +117,9 @@ def day_lines(title: str, series: Sequence[Series], unit: str = "") -> Markup:
             x,
             y,
         )
-    parts += _key(
-        series,
-    )
+    # A single line is named by the title of the chart.
+    if len(series) > 1:
+        parts += _key(series)
     return figure(
         title,
         parts,
@@ -295,13 +295,7 @@ def _key(series: Sequence[Series]) -> Iterator[str]:
             f"key {one_series.css}",
             "end",
         )
-        position -= (
-            8
-            * len(
-                one_series.name,
-            )
-            + 28
-        )
+        position -= LETTER * len(one_series.name) + 30
         yield line(
             position + 4,
             10,

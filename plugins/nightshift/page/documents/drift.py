@@ -27,8 +27,7 @@ SCORE = "score"
 MISSING, OTHER_LEVELS = "(missing)", "(all other levels)"
 
 _DRIFT = """
-select partition_date, feature, kind, model_version, distance as units, statistic, change,
-    changed_since, is_drifted
+select partition_date, feature, kind, distance as units, changed_since, is_drifted
 from monitoring.drift_published
 where model = %(model)s and partition_date between %(first)s and %(last)s
 order by feature, partition_date
