@@ -64,12 +64,12 @@ def main() -> int:
     for gain, limit in GAINS:
         for correlation in (0.0, 0.1):
             drawn = draw(dice, (given.years, 200), correlation, "normal") + gain
-            nights = nights_until_proved(drawn)
+            waited = nights_until_proved(drawn)
             label = f"nights until {gain} is proved, correlation {correlation}"
             result.limited[f"{label}, median"] = Limited(
-                float(np.median(nights)), "at most", limit, "nights"
+                float(np.median(waited)), "at most", limit, "nights"
             )
-            low, high = np.quantile(nights, [0.1, 0.9]).tolist()
+            low, high = np.quantile(waited, [0.1, 0.9]).tolist()
             result.figures[f"{label}, 10th percentile"] = low
             result.figures[f"{label}, 90th percentile"] = high
     return result.tell(given.json)
@@ -90,8 +90,8 @@ def draw(
     else:
         noise = dice.standard_normal(size)
     fresh = np.sqrt(1 - correlation**2)
-    for night in range(1, size[1]):
-        noise[:, night] = correlation * noise[:, night - 1] + fresh * noise[:, night]
+    for index in range(1, size[1]):
+        noise[:, index] = correlation * noise[:, index - 1] + fresh * noise[:, index]
     return NOISE * noise[:, n_warm:]
 
 
@@ -110,8 +110,8 @@ def n_promotions(gains: Matrix) -> int:
 def nights_until_proved(gains: Matrix) -> Matrix:
     """Return the night on which each stream is proved better; all nights if it never is."""
     is_proved = running_e_values(gains) >= THRESHOLD
-    nights = is_proved.argmax(axis=1) + 1.0
-    return np.where(is_proved.any(axis=1), nights, float(gains.shape[1]))
+    numbers = is_proved.argmax(axis=1) + 1.0
+    return np.where(is_proved.any(axis=1), numbers, float(gains.shape[1]))
 
 
 def share_interval(n_hits: int, n: int) -> tuple[float, float]:

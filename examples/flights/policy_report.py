@@ -22,9 +22,9 @@ _ABOUT = """\
 Upstream is replayed on its virtual clock, without Airflow: every night sees the features and the
 mature labels that it knew. All policies begin with the same model, of the evening before the
 first night, and differ in when they train again. A retrained model serves from the next night
-on: at once, or, where it says *gated*, only if the criteria of the evidence gate about
-predictions let it pass ([ADR 21](adr/0021-policy-backtest.md)). *drift-triggered* asks the
-product's own monitor every night.
+on: at once, or, where it says *gated*, only when its stream of nightly losses is proved better or
+the champion is old ([ADR 43](adr/0043-promotion-on-streams.md), [ADR
+21](adr/0021-policy-backtest.md)). *drift-triggered* asks the product's own monitor every night.
 
 *gain on never* is paired on the same flights, positive is better; the interval misses on either
 side with probability {tail:.0%}, drawn by day. *cost* is the processor time of the trainings

@@ -201,9 +201,9 @@ def _run_in_process(
             notify(("monitoring", f"{name} under {policy} was monitored on {day}"))
             return has_triggered
 
-        def gate(night: dt.date, challenger: dt.date, run: PolicyRun) -> str:
-            verdict = promotion.verdict(night, challenger, run)
-            notify(("gate", f"{name} under {policy} was gated on {night}"))
+        def gate(day: dt.date, challenger: dt.date, run: PolicyRun) -> str:
+            verdict = promotion.verdict(day, challenger, run)
+            notify(("gate", f"{name} under {policy} was gated on {day}"))
             return verdict
 
         return run_policy(policy, partitions, models.spec.training.weekday, trigger, gate)

@@ -1,6 +1,6 @@
 """Replay promotion on streams with the models of a backtest, by the product's own test and checks.
 
-The newest model that a policy has trained scores every night beside the one that serves. The checks
+The newest model that a policy has trained scores every night next to the serving one. The checks
 of stored files (provenance, size, agreement of features with the scorer's) hold by construction and
 are left out.
 """
@@ -104,7 +104,7 @@ class PromotionReplay:
         self._models = models
         self._streams = StreamReplay(models, first)
 
-    def verdict(self, night: dt.date, challenger: dt.date, run: PolicyRun) -> str:
+    def verdict(self, day: dt.date, challenger: dt.date, run: PolicyRun) -> str:
         """Return the verdict of a night about the model of a day.
 
         The gate runs only where it could let the challenger serve: where its stream is proved
@@ -113,11 +113,11 @@ class PromotionReplay:
         Raises:
             NightshiftError: A check needs something that may be back at a later try.
         """
-        promotion = self._promotion(night, challenger, run)
+        promotion = self._promotion(day, challenger, run)
         declared = self._models.spec.promotion
         needed = 1 / (1 - declared.superiority_probability)
         stale_after = declared.stale_after_days
-        age = (night - run.served[night]).days
+        age = (day - run.served[day]).days
         is_old = stale_after is not None and age >= stale_after
         if promotion.evidence.result.e_value < needed and not is_old:
             return SHADOWED
@@ -130,9 +130,9 @@ class PromotionReplay:
         verdict, _ = conclude(promotion, criteria, [])
         return verdict
 
-    def _promotion(self, night: dt.date, challenger: dt.date, run: PolicyRun) -> ReplayedPromotion:
+    def _promotion(self, day: dt.date, challenger: dt.date, run: PolicyRun) -> ReplayedPromotion:
         models = self._models
-        champion = run.served[night]
+        champion = run.served[day]
         partition = Partition(challenger)
         window = mature_window(models.spec, partition)
         # Only what the checks read: no file stands behind this training set.
@@ -145,7 +145,7 @@ class PromotionReplay:
             manifest={},
             challenger=version_of(models, challenger),
             champion=version_of(models, champion),
-            evidence=self._streams.evidence(night, champion, run),
+            evidence=self._streams.evidence(day, champion, run),
             models=models,
         )
 

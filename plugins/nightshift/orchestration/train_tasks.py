@@ -99,17 +99,17 @@ def record_stream_nights(model: str, partition_key: str) -> list[str]:
 
     with task_scope(partition_key) as scope:
         spec = scope.spec(model)
-        nights = record_nights(scope.settings, spec, scope.partition, scope.run)
-        for night in nights:
+        recorded = record_nights(scope.settings, spec, scope.partition, scope.run)
+        for row in recorded:
             require_row(
                 scope,
                 "stream night",
                 model=model,
-                stream=night.stream,
-                night=night.partition_date,
-                shadow_load=night.shadow_load,
+                stream=row.stream,
+                night=row.partition_date,
+                shadow_load=row.shadow_load,
             )
-        return [f"{night.stream} {night.partition_date}" for night in nights]
+        return [f"{row.stream} {row.partition_date}" for row in recorded]
 
 
 @task(task_id="decide")

@@ -20,7 +20,7 @@ _MINIMUM_GROUPS = 2
 
 def fairness(context: PromotionContext) -> Iterator[Criterion]:
     """Check selection rates and calibration of the groups of each declared column; binary only."""
-    context = context.judged
+    context = context.broadest
     if not context.spec.promotion.fairness:
         yield not_applicable("fairness", "The spec declares no group.")
     for declared in context.spec.promotion.fairness:

@@ -61,11 +61,11 @@ def non_inferiority(context: PromotionContext) -> Iterator[Criterion]:
     if context.champion_model is None:
         yield _not_compared(context, name)
         return
-    for metric, gain, margin in _gains_on_champion(context.judged):
+    for metric, gain, margin in _gains_on_champion(context.broadest):
         is_primary = metric == context.spec.promotion.metric
         part = name if is_primary else f"{name}[{metric}]"
         reason = (
-            f"The gain in {metric} is {_text(gain)} {_sample(context.judged)}; its lower bound "
+            f"The gain in {metric} is {_text(gain)} {_sample(context.broadest)}; its lower bound "
             f"must not lie below {-margin:+.4f}."
         )
         if gain.high < 0 and gain.value < -margin:
@@ -133,13 +133,15 @@ def refresh(context: PromotionContext) -> Criterion:
         reason = f"The champion is {age} day(s) old; refreshed from {stale_after} on."
         return proved_if(False, name, age, limit, reason)
     worse = []
-    for metric, gain, margin in _gains_on_champion(context.judged):
+    for metric, gain, margin in _gains_on_champion(context.broadest):
         # Without any difference the challenger is the champion's equal: a copy refreshes nothing.
         if gain.low < -margin or gain.value < 0 or gain.standard_error == 0:
             worse.append(f"{metric} {_text(gain)}")
     reason = f"The champion is {age} day(s) old; refreshed from {stale_after} on"
     if worse:
-        reason += f", if the challenger is not worse {_sample(context.judged)}: {', '.join(worse)}"
+        reason += (
+            f", if the challenger is not worse {_sample(context.broadest)}: {', '.join(worse)}"
+        )
     return proved_if(not worse, name, age, limit, f"{reason}.")
 
 
@@ -177,7 +179,7 @@ def baselines(context: PromotionContext) -> Iterator[Criterion]:
 
 def calibration(context: PromotionContext) -> Iterator[Criterion]:
     """Check that predictions are probabilities (or the label's unit): error and slope."""
-    context = context.judged
+    context = context.broadest
     yield from _calibration_error(context)
     promotion = context.spec.promotion
     predicted = context.predicted("challenger")
@@ -239,7 +241,7 @@ def slices(context: PromotionContext) -> Iterator[Criterion]:
 
     The p-values of all slices with enough rows are adjusted by Holm's procedure.
     """
-    context = context.judged
+    context = context.broadest
     promotion = context.spec.promotion
     if not promotion.slices:
         yield not_applicable("slice", "The spec declares no slice.")
@@ -280,7 +282,7 @@ def churn(context: PromotionContext) -> Iterator[Criterion]:
         return
     from scipy.stats import rankdata, spearmanr
 
-    context = context.judged
+    context = context.broadest
     promotion = context.spec.promotion
     new = context.of("challenger").score
     old = context.of("champion").score
@@ -314,7 +316,7 @@ def churn(context: PromotionContext) -> Iterator[Criterion]:
 def _slice_churn(context: PromotionContext, new: Vector, old: Vector) -> Iterator[Criterion]:
     """Check that no slice, however small, has scores that are unrelated to the champion's.
 
-    Labels are not needed for it: a carrier of two flights a night is seen too.
+    Labels are not needed for it: a slice of two rows a partition is seen too.
     """
     from scipy.stats import spearmanr
 

@@ -80,7 +80,7 @@ class PromotionContext:
     n_draws: ClassVar[int] = N_DRAWS
 
     @cached_property
-    def judged(self) -> PromotionContext:
+    def broadest(self) -> PromotionContext:
         """Return this promotion on the nights of the stream, once there are enough of them.
 
         Until then it is this promotion on the challenger's hold-out.
@@ -96,7 +96,7 @@ class PromotionContext:
             "_tried_champion": self._tried_champion,
             "all_rows": self.all_rows,
         }
-        vars(stream).update(read | {"judged": stream})
+        vars(stream).update(read | {"broadest": stream})
         n_needed = self.spec.promotion.minimum_stream_days
         return stream if stream.days.n >= n_needed else self
 

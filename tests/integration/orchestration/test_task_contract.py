@@ -56,6 +56,7 @@ PLAN_DOCUMENT = PLAN.model_dump(mode="json")
 SCORED = SimpleNamespace(outcome="scored", reason=None, load_id=999, n_rows=5)
 BUILT = SimpleNamespace(published=(PUBLISHED,), summary=lambda: {"n_rows": 5})
 MEASURED = SimpleNamespace(summary=lambda: {"retrain_decision_id": None})
+DECIDED = SimpleNamespace(promotion_id=7, model=MODEL, version=7, verdict="promoted", reasons=())
 TRAINING_SET = "training-sets/none.parquet"
 LIES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "load_reference": ((), {"nightshift.ingestion.load.ingest": INGESTED}),
@@ -93,13 +94,26 @@ LIES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
             "nightshift.registry.model_versions.register": SimpleNamespace(version=7),
         },
     ),
-    "decide_promotion": (
-        (MODEL, 7),
+    "decide_promotion": ((MODEL, 7), {"nightshift.registry.promotion.decide": DECIDED}),
+    "score_shadows": (
+        (MODEL,),
         {
-            "nightshift.registry.promotion.decide": SimpleNamespace(
-                promotion_id=7, verdict="promoted", reasons=()
+            "nightshift.scoring.shadow.shadow_scores.score_shadows": SimpleNamespace(
+                load_id=999, n_rows=5, content_hash="h", dataset=f"shadow/{MODEL}"
             )
         },
+    ),
+    "record_stream_nights": (
+        (MODEL,),
+        {
+            "nightshift.registry.streams.nights.record_nights": [
+                SimpleNamespace(stream="trained", partition_date=DAY, shadow_load=999)
+            ]
+        },
+    ),
+    "decide_on_streams": (
+        (MODEL,),
+        {"nightshift.registry.streams.nightly_decision.decide_on_evidence": DECIDED},
     ),
 }
 """By task: its arguments, and stages that only claim to have done their work, with their

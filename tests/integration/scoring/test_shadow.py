@@ -210,7 +210,8 @@ def test_matured_night_has_the_paired_loss_and_an_early_or_second_run_records_no
 
     assert record_nights(world.settings, world.spec, KNOWN_ON, RUN) == []
     [shown] = world.rows("select stream, n_nights, e_value, gain from monitoring.streams")
-    assert shown[:3] == ("trained", 1, 1.0)
+    assert shown[:2] == ("trained", 1)
+    assert shown[2] <= 1.0, "one night proves nothing"
     assert shown[3] == pytest.approx(night.champion_loss - night.challenger_loss)
     assert decide_on_evidence(world.settings, world.spec, KNOWN_ON, RUN) is None
 

@@ -50,11 +50,11 @@ def shadow_partition(
     from nightshift.scoring.shadow.shadow_scores import score_shadows
 
     published = score_shadows(settings, spec, partition, run)
-    nights = record_nights(settings, spec, partition, run)
+    recorded = record_nights(settings, spec, partition, run)
     decision = decide_on_evidence(settings, spec, partition, run)
 
     n_rows = published.n_rows if published else 0
-    line = f"{partition}: {n_rows:,} shadow scores, {len(nights)} night(s) recorded"
+    line = f"{partition}: {n_rows:,} shadow scores, {len(recorded)} night(s) recorded"
     if decision is None:
         return line
     reasons = "; ".join(decision.reasons)

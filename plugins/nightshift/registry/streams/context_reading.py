@@ -73,7 +73,7 @@ def _read_pairs(
     last = mature_window(spec, partition).last
     # A range without end would read a year of rows for checks that a few weeks answer.
     first = max(evidence.since, last.shift(1 - MAXIMUM_STREAM_DAYS).day)
-    nights = PartitionRange(Partition(first), last)
-    pairs = read_pairs(settings, conn, spec, evidence.stream, nights, partition)
+    partitions = PartitionRange(Partition(first), last)
+    pairs = read_pairs(settings, conn, spec, evidence.stream, partitions, partition)
     is_own = pc.equal(pairs.column("champion_version"), champion)
     return labelled(spec, pairs.filter(is_own))

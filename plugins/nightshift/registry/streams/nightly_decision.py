@@ -46,7 +46,7 @@ def decide_on_evidence(
                 due.append(version)
     refused: Decision | None = None
     for version in due:
-        # The first one that serves ends the night: the others were compared with its predecessor.
+        # The first one that serves ends the decisions: all were compared with its predecessor.
         decision = decide(settings, spec, version, run, partition)
         if decision.is_promoted:
             return decision

@@ -81,14 +81,14 @@ def record_nights(
         if not has_shadow_scores(conn, spec):
             return []
         for stream, day in _unrecorded(conn, spec, partition):
-            night = Partition(day)
+            scored = Partition(day)
             pairs = read_pairs(
-                settings, conn, spec, stream, PartitionRange(night, night), partition
+                settings, conn, spec, stream, PartitionRange(scored, scored), partition
             )
-            result = _measure(conn, spec, stream, night, partition, pairs)
+            result = _measure(conn, spec, stream, scored, partition, pairs)
             # It stays unrecorded, and a later night looks at it again.
             if isinstance(result, str):
-                logger.info("%s of %s is no night of the stream: %s", stream, night, result)
+                logger.info("%s of %s is no night of the stream: %s", stream, scored, result)
                 continue
             recorded.append(result)
         _write(conn, spec, partition, recorded, run)
@@ -203,7 +203,7 @@ def _measure(
     conn: Connection,
     spec: ModelSpec,
     stream: str,
-    night: Partition,
+    scored: Partition,
     known_on: Partition,
     pairs: pa.Table,
 ) -> StreamNight | str:
@@ -220,10 +220,10 @@ def _measure(
     [champion], [challenger] = versions["champion"], versions["challenger"]
     if champion == challenger:
         return "the challenger serves by now"
-    n_predictions = _n_predictions(conn, spec, night, pairs.column("champion_load")[0].as_py())
+    n_predictions = _n_predictions(conn, spec, scored, pairs.column("champion_load")[0].as_py())
     n_known = pairs.num_rows
     pairs = labelled(spec, pairs)
-    # A cancelled flight never gets a label, and is no reason to wait.
+    # An entity that never gets a label is no reason to wait.
     n_possible = n_predictions - (n_known - pairs.num_rows)
     share = pairs.num_rows / max(n_possible, 1)
     if pairs.num_rows == 0 or share < spec.monitoring.minimum_label_share:
@@ -237,7 +237,7 @@ def _measure(
     return StreamNight(
         model=spec.name,
         stream=stream,
-        partition_date=night.day,
+        partition_date=scored.day,
         champion_version=champion,
         challenger_version=challenger,
         loss=loss,
@@ -250,11 +250,11 @@ def _measure(
     )
 
 
-def _n_predictions(conn: Connection, spec: ModelSpec, night: Partition, load_id: int) -> int:
+def _n_predictions(conn: Connection, spec: ModelSpec, scored: Partition, load_id: int) -> int:
     query = (
         "select n_rows from ops.loads where dataset = %s and partition_date = %s and load_id = %s"
     )
-    row = conn.execute(query, [spec.predictions_dataset, night.day, load_id]).fetchone()
+    row = conn.execute(query, [spec.predictions_dataset, scored.day, load_id]).fetchone()
     return int(row[0] or 0) if row else 0
 
 
@@ -270,10 +270,10 @@ def _write(
         # Two runs that record at once must not compute the evidence of different nights.
         lock = "select pg_advisory_xact_lock(hashtextextended('streams:' || %s, 0))"
         conn.execute(lock, [spec.name])
-        rows = [{**vars(night), "run_id": run.run_id} for night in recorded]
+        rows = [{**vars(row), "run_id": run.run_id} for row in recorded]
         with conn.cursor() as cursor:
             cursor.executemany(_RECORD, rows)
-        for stream in sorted({night.stream for night in recorded}):
+        for stream in sorted({row.stream for row in recorded}):
             _write_evidence(conn, spec, stream, partition)
 
 

@@ -70,7 +70,7 @@ def read_pairs(
     conn: Connection,
     spec: ModelSpec,
     stream: str,
-    nights: PartitionRange,
+    partitions: PartitionRange,
     known_on: Partition,
 ) -> pa.Table:
     """Return the paired rows of some nights, with the labels that a partition knew.
@@ -80,7 +80,7 @@ def read_pairs(
         conn: A connection to it.
         spec: The model.
         stream: Name of the stream.
-        nights: The scored partitions.
+        partitions: The scored partitions.
         known_on: The partition whose as-of bounds the labels.
 
     Returns:
@@ -94,7 +94,7 @@ def read_pairs(
 
     # Labels as the deciding partition knew them: a later correction changes no past decision.
     as_of = feature_as_of(conn, spec, known_on)
-    training_query = TrainingQuery(conn, spec, nights, known_on, as_of)
+    training_query = TrainingQuery(conn, spec, partitions, known_on, as_of)
     query = sql.SQL(
         """
         with labels as ({labels}),
@@ -131,8 +131,8 @@ def read_pairs(
         model=sql.Identifier(spec.name),
         features=sql.Identifier(spec.feature_table),
         stream=sql.Literal(stream),
-        first=sql.Literal(nights.first.day),
-        last=sql.Literal(nights.last.day),
+        first=sql.Literal(partitions.first.day),
+        last=sql.Literal(partitions.last.day),
         labels=training_query.labels,
         champion_pointer=join_published(spec.predictions_dataset, "t"),
         shadow_pointer=join_published(spec.shadow_dataset, "t"),

@@ -115,10 +115,10 @@ def _critical_z(n: int, alpha: float) -> float:
     """Return the standardized sum at which the e-value of n nights is ``1 / alpha``."""
     from scipy.optimize import brentq
 
-    nights = np.array([n], dtype=np.float64)
+    numbers = np.array([n], dtype=np.float64)
 
     def excess(z: float) -> float:
-        log_e_value = _log_mixture(np.array([z]), nights)
+        log_e_value = _log_mixture(np.array([z]), numbers)
         return float(log_e_value[0] + np.log(alpha))
 
     return float(brentq(excess, 0.0, _MAXIMUM_Z))
