@@ -40,7 +40,7 @@ def provenance(context: PromotionContext) -> Criterion:
     version = context.challenger
     evaluated = version.as_evaluated
     # The files are written by the training, the version by the registry: they must agree.
-    compared = {
+    compared: dict[str, tuple[object, object]] = {
         "the model": (model.model, version.model),
         "the task": (model.task, context.spec.task),
         "the digest": (model.digest, version.digest),

@@ -33,7 +33,7 @@ class HoldoutResult:
     """A fitted recipe and its predictions on the hold-out of one split.
 
     Attributes:
-        spec: With the parameters that a search has found.
+        spec: With the parameters that a search has chosen.
         facts: The record of the search; empty without one.
         fit: The recipe, fitted on the days before the hold-out.
         measured: Metrics on the hold-out.

@@ -37,13 +37,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.training_spec import Calibration
     from nightshift.models.arrays import Vector
     from nightshift.models.predictions import Predictions
     from nightshift.models.signature import Signature
 
 
 DEFAULT_THRESHOLD = 0.5
-_CALIBRATIONS = ("platt", "isotonic", "none")
+_CALIBRATIONS: tuple[Calibration, ...] = ("platt", "isotonic", "none")
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,9 @@ def _assemble(
     predicted = raw
     if is_binary:
         declared = spec.training.calibration
-        methods = _CALIBRATIONS if declared == "auto" else (declared,)
+        methods: tuple[Calibration, ...] = (declared,)
+        if declared == "auto":
+            methods = _CALIBRATIONS
         calibration = choose_calibration(scores, raw, methods)
         predicted = apply_calibration(calibration, raw)
     offset = level_offset(

@@ -123,7 +123,8 @@ def common_rounds(losses: Sequence[Sequence[float]], n_rows: Sequence[int]) -> t
         weights=n_rows,
     )
     best = int(np.argmin(mean))
-    return best + 1, float(mean[best])
+    # LightGBM adds losses in an order that depends on its threads.
+    return best + 1, _rounded(float(mean[best]))
 
 
 def choose_share(
@@ -255,7 +256,7 @@ def level_offset(
         else float((label - values).mean())
     )
     shrunk = shift * newest.size / (newest.size + level.prior_days)
-    return float(f"{shrunk:.{_DIGITS}g}")
+    return _rounded(shrunk)
 
 
 def _shift_of_log_odds(label: Vector, probability: Vector) -> float:
@@ -294,3 +295,7 @@ def log_loss(label: Vector, probability: Vector) -> float:
         -np.log1p(-probability),
     )
     return float(losses.mean())
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")

@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 def searched(
     spec: ModelSpec, rows: pa.Table, paths: FitPaths = NO_PATHS
 ) -> tuple[ModelSpec, dict[str, Any]]:
-    """Return the spec with the parameters that were found, and the record of the search.
+    """Return the spec with the parameters that were chosen, and the record of the search.
 
-    The declared parameters are the first trial, so what is found is never worse on these blocks.
+    The declared parameters are the first trial, so what is chosen is never worse on these blocks.
 
     Args:
         spec: Its ``training.search`` says what is tried; without one nothing changes.
@@ -60,7 +60,7 @@ def searched(
         study.enqueue_trial(declared)
 
     def loss_of(trial: optuna.Trial) -> float:
-        found = {
+        chosen = {
             name: _suggest(
                 trial,
                 name,
@@ -69,7 +69,7 @@ def searched(
             for name, part in search.parameters.items()
         }
         return _loss(
-            _with_params(spec, found),
+            _with_params(spec, chosen),
             blocks,
             paths,
         )
@@ -86,7 +86,7 @@ def searched(
         "params": study.best_params,
     }
     logger.info(
-        "The search of %s found %s.",
+        "The search of %s chosen %s.",
         spec.name,
         record,
     )
@@ -159,7 +159,7 @@ def _suggest(trial: optuna.Trial, name: str, bounds: SearchRange) -> int | float
     )
 
 
-def _with_params(spec: ModelSpec, found: dict[str, Any]) -> ModelSpec:
-    params = {**spec.training.params, **found}
+def _with_params(spec: ModelSpec, chosen: dict[str, Any]) -> ModelSpec:
+    params = {**spec.training.params, **chosen}
     training = spec.training.model_copy(update={"params": params})
     return spec.model_copy(update={"training": training})
