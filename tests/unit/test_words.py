@@ -112,7 +112,7 @@ STORED = {
     ("catch_up.py", "catch_up"),
     ("column_drift.py", "kind"),
     ("input_faults.py", "kind"),
-    ("fault_history.py", "kind"),
+    ("faults.py", "kind"),
     ("result.py", "kind"),
 }
 """Stored names keep their word: the id of a DAG, columns of monitoring.drift and

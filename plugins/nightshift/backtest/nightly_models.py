@@ -24,7 +24,7 @@ from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
 from nightshift.models.signature import Signature
 from nightshift.models.trained_model import TrainedModel
-from nightshift.training.holdout import fit_and_evaluate, with_reference
+from nightshift.training.holdout import fit_and_evaluate
 from nightshift.training.splits import rows_between, rows_of, split_window
 from nightshift.training.training_set import mature_window
 
@@ -91,10 +91,6 @@ class NightlyModels:
     def of(self, day: dt.date) -> NightlyModel:
         """Return the model of a day."""
         return _load(_file(self.folder, day))
-
-    def with_profile(self, day: dt.date) -> TrainedModel:
-        """Return the model of a day with its reference profile, which few of the models need."""
-        return with_reference(self.of(day).model, self.window(day), self.split(day))
 
     def split(self, day: dt.date) -> Split:
         """Return how the training window of a day is split."""
