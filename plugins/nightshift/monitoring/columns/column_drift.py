@@ -17,7 +17,11 @@ from nightshift.monitoring.columns.night_series import DRIFT_STATISTICS, Profile
 from nightshift.monitoring.columns.usual_variation import UsualVariation
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from nightshift.quality.column_summary import ColumnSummary
+
+    Doubles = npt.NDArray[np.float64]
 
 Kind = Literal["numeric", "categorical", "score"]
 
@@ -135,8 +139,8 @@ class ColumnDistances:
         kind: Kind | None,
         summary: ColumnSummary,
         furthest: int,
-        sizes: np.ndarray,
-        values: np.ndarray,
+        sizes: Doubles,
+        values: Doubles,
     ) -> Drift:
         usual = self.usual
         # Levels are known for columns of strings alone.

@@ -133,7 +133,7 @@ class ReferenceReader:
                 )
                 known[day] = {name: summarize(sketch) for name, sketch in scan.profile.items()}
         # The champion's features only: the view may have columns that no model reads.
-        chosen = {}
+        chosen: dict[dt.date, Profile] = {}
         for day in sorted(known):
             chosen[day] = {
                 name: summary for name, summary in known[day].items() if name in self._names

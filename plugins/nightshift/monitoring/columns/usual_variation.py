@@ -116,7 +116,6 @@ class UsualStep:
         weekday: Deviation of each weekday; shape (7, k).
         scale: Robust standard deviation of the steps; shape (k,).
         largest: Largest step, in these; shape (k,).
-        center: Median of the series; shape (k,).
         levels: What the newest partition lets expect of the next one, by smoothing; shape
             (smoothings, k).
         n: Observed steps; shape (k,).
