@@ -113,6 +113,7 @@ STORED = {
     ("column_drift.py", "kind"),
     ("facts.py", "kind"),
     ("fault_history.py", "kind"),
+    ("faults.py", "kind"),
     ("input_faults.py", "kind"),
     ("records.py", "kind"),
     ("result.py", "kind"),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.backtest.policies import PolicyRun
     from nightshift.monitoring.champion import Champion
-    from nightshift.monitoring.columns.fault_history import PublishedFault
+    from nightshift.monitoring.columns.faults import PublishedFault
     from nightshift.monitoring.verdict import Verdict
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection

@@ -25,7 +25,7 @@ from nightshift.contracts.partitions import Partition
 from nightshift.models.linear_member import LinearMember
 from nightshift.models.signature import Signature
 from nightshift.models.trained_model import TrainedModel
-from nightshift.training.holdout import fit_and_evaluate, with_reference
+from nightshift.training.holdout import fit_and_evaluate
 from nightshift.training.splits import rows_between, rows_of, split_window
 from nightshift.training.training_set import mature_window
 
@@ -96,14 +96,6 @@ class NightlyModels:
     def of(self, day: dt.date) -> NightlyModel:
         """Return the model of a day."""
         return _load(_file(self.folder, day))
-
-    def with_profile(self, day: dt.date) -> TrainedModel:
-        """Return the model of a day with its reference profile, which few of the models need."""
-        nightly = self.of(day)
-        holdout = rows_of(self.rows, self.split(day).holdout)
-        # The served model saw these days, so the evaluated one's scores describe unseen rows.
-        score = nightly.evaluated.predictions(holdout).score
-        return with_reference(nightly.model, self.window(day), score)
 
     def split(self, day: dt.date) -> Split:
         """Return how the training window of a day is split."""

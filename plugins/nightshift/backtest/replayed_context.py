@@ -9,27 +9,21 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from nightshift.backtest.nightly_models import without_slices
+from nightshift.backtest.replayed_columns import ReplayedColumns
 from nightshift.backtest.replayed_version import version_of
-from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.partitions import Partition
 from nightshift.monitoring.champion import Champion
-from nightshift.monitoring.columns.column_drift import SCORE
-from nightshift.monitoring.columns.fault_history import FaultHistory
-from nightshift.monitoring.columns.reference import ColumnReference, score_sketches
 from nightshift.monitoring.context import MaturedResult, MonitoringContext
-from nightshift.monitoring.outcomes import LabelCount, read_features
+from nightshift.monitoring.outcomes import LabelCount
 from nightshift.monitoring.performance import measure_performance
 from nightshift.monitoring.trigger import PartitionStatus, RetrainHistory
-from nightshift.quality.column_summary import ColumnSummary, summarize
-from nightshift.quality.sketches.number_sketch import NumberSketch
 from nightshift.training.training_set import mature_window
-from nightshift.warehouse.published import published_loads
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.backtest.nightly_models import NightlyModels
-    from nightshift.monitoring.columns.fault_history import PublishedFault
-    from nightshift.monitoring.estimation import Estimate
+    from nightshift.monitoring.columns.faults import PublishedFault
     from nightshift.monitoring.verdict import Verdict
 
 
@@ -69,50 +63,19 @@ class ReplayedContext(MonitoringContext):
         return self.champions[number]
 
     @cached_property
-    def reference(self) -> ColumnReference:
-        """Return what is usual of the columns of the model that served this partition."""
-        champion = self.champion
-        if champion.reference is None:
-            # The features are published in the backtest's warehouse; the scores are not.
-            days = champion.window
-            loads = published_loads(self.conn, self.spec.features_dataset, days)
-            sketches = score_sketches(
-                champion.rows, champion.trained.predictions(champion.rows).score
-            )
-            scores = {day: {SCORE: summarize(sketch)} for day, sketch in sketches.items()}
-            champion.reference = ColumnReference.of(
-                self.reader.summaries(loads),
-                self.reader.orders(loads),
-                scores,
-                self.spec.monitoring.drift_limit,
-            )
-        return champion.reference
-
-    @cached_property
-    def fault_history(self) -> FaultHistory:
-        """Return the faults that this policy's monitor found before this partition."""
-        return FaultHistory.of(self.partition, self.faults)
-
-    @cached_property
-    def earlier_faults(self) -> list[str]:
-        """Return the broken columns of the partitions since the evaluated one, for people."""
-        days = PartitionRange(self.evaluated, self.partition.shift(-1)).days
-        return [f"{day}: {fault}" for day in days for fault in self.faults.get(day, ())]
-
-    def score_summary(self) -> ColumnSummary:
-        """Return the summary of the scores of all rows: in a replay nothing is published."""
-        sketch = NumberSketch()
-        sketch.add(self.champion.trained.predictions(self.features).score)
-        return summarize(sketch)
-
-    def estimate(self) -> list[Estimate]:
-        """Return nothing: estimates request no retrain."""
-        return []
-
-    @cached_property
-    def features(self) -> pa.Table:
-        """Return all published feature rows of the partition."""
-        return read_features(self.settings, self.spec, self.partition, self.run.application_name)
+    def columns(self) -> ReplayedColumns:
+        """Return the columns of the published features, and the scores of a policy's model."""
+        return ReplayedColumns(
+            settings=self.settings,
+            conn=self.conn,
+            spec=self.spec,
+            partition=self.partition,
+            run=self.run,
+            scans=self.scans,
+            champion=self.champion,
+            is_scored=True,
+            found_faults=self.faults,
+        )
 
     def measure_matured(self) -> MaturedResult:
         """Return the metrics of the predictions that mature now, and the version that made them."""

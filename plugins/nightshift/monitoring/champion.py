@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from nightshift.lake.object_store import ObjectStore
-from nightshift.monitoring.columns.column_drift import SCORE
-from nightshift.monitoring.columns.reference import ReferenceReader, score_sketches
+from nightshift.monitoring.columns.night_series import SCORE
+from nightshift.monitoring.columns.reference_reader import score_sketches
 from nightshift.registry.champions import champion_for
 from nightshift.registry.model_versions import find_version, load_model
 from nightshift.training.training_set import find_training_set, read_rows
@@ -74,21 +74,6 @@ class Champion:
         """Return the number of last rows, unseen in training, whose scores are the reference."""
         # The validation and hold-out rows are the last ones of the training set.
         return int(self.trained.reference[SCORE]["n"])
-
-
-def champion_reference(reader: ReferenceReader, champion: Champion) -> ColumnReference:
-    """Return what is usual of a champion's columns; read at most once."""
-    from nightshift.monitoring.columns.reference import ColumnReference
-
-    if champion.reference is None:
-        loads = reader.training_loads(champion.version.training_set, champion.window)
-        champion.reference = ColumnReference.of(
-            reader.summaries(loads),
-            reader.orders(loads),
-            reader.scores(champion),
-            reader.spec.monitoring.drift_limit,
-        )
-    return champion.reference
 
 
 def measured_version(

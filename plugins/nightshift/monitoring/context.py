@@ -9,24 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.monitoring import outcomes
-from nightshift.monitoring.champion import (
-    Champion,
-    champion_reference,
-    holdout_metric,
-    measured_version,
-)
-from nightshift.monitoring.columns.column_drift import SCORE, Drift
-from nightshift.monitoring.columns.fault_history import (
-    FaultHistory,
-    PublishedFault,
-    column_feeds,
-    faults_between,
-)
-from nightshift.monitoring.columns.reference import ColumnReference, ReferenceReader
+from nightshift.monitoring.champion import Champion, holdout_metric, measured_version
+from nightshift.monitoring.columns.partition_columns import PartitionColumns
 from nightshift.monitoring.data_quality import data_quality_problems, intact_contents
-from nightshift.monitoring.estimation import Estimate, estimate_performance
 from nightshift.monitoring.performance import Performance, measure_performance
-from nightshift.monitoring.scans import PartitionScans, Scan, feature_types
+from nightshift.monitoring.scans import PartitionScans
 from nightshift.monitoring.trigger import (
     PartitionStatus,
     RetrainHistory,
@@ -34,27 +21,18 @@ from nightshift.monitoring.trigger import (
     read_retrain_history,
 )
 from nightshift.monitoring.verdict import earlier_statuses
-from nightshift.quality.column_summary import ColumnSummary, summarize
 from nightshift.warehouse.partition_write import LoadManifest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import Partition
     from nightshift.contracts.run import RunContext
-    from nightshift.quality.sketches.sketch import Sketch
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
 
-class DriftResult(NamedTuple):
-    """The drift of the features and the score; the note tells why some could not be compared."""
-
-    features: list[Drift]
-    score: Drift | None
-    faults: list[PublishedFault]
-    note: str | None = None
+ChampionCache = dict[int, Champion]
+"""The loaded versions of a range, by number: one serves many partitions."""
 
 
 class MaturedResult(NamedTuple):
@@ -109,85 +87,18 @@ class MonitoringContext:
         return outcomes.knowledge_cutoff(self.conn, self.spec, self.partition)
 
     @cached_property
-    def reader(self) -> ReferenceReader:
-        """Return the reader of summaries."""
-        return ReferenceReader(self.settings, self.conn, self.spec, self.run)
-
-    @cached_property
-    def reference(self) -> ColumnReference:
-        """Return what is usual of the champion's columns."""
-        if self.champion is None:
-            raise ValueError("there is no champion")
-        return champion_reference(self.reader, self.champion)
-
-    @cached_property
-    def recent_loads(self) -> dict[dt.date, int]:
-        """Return the published feature loads before this partition, by day."""
-        return self.reader.recent_loads(self.partition)
-
-    @cached_property
-    def fault_history(self) -> FaultHistory:
-        """Return the input faults that were published before this partition."""
-        return FaultHistory.read(self.conn, self.spec, self.partition)
-
-    def measure_drift(self) -> DriftResult:
-        """Measure the drift of all features, and of the champion's scores if they are published."""
-        if self.champion is None:
-            return DriftResult([], None, [], "there is no champion yet")
-        scan = self.scan_features()
-        if not scan.profile:
-            return DriftResult([], None, [], f"the night has no {self.spec.entity.name}")
-        names = frozenset(self.spec.features.names)
-        profile = {
-            name: summarize(sketch) for name, sketch in scan.profile.items() if name in names
-        }
-        day = self.partition.day
-        drifts = self.reference.features.measure(day, profile)
-        faults = self._find_faults(profile, scan)
-
-        scores = self.score_summary()
-        if scores is None or self.reference.score is None:
-            note = "no scores of the champion are published for this night"
-            return DriftResult(drifts, None, faults, note)
-        [score] = self.reference.score.measure(day, {SCORE: scores}, "score")
-        return DriftResult(drifts, score, faults)
-
-    def scan_features(self) -> Scan:
-        """Return the scan of the published feature rows."""
-        return self.scans.scan(self.spec.features_dataset, feature_types(self.spec))
-
-    def score_summary(self) -> ColumnSummary | None:
-        """Return the summary of the published scores; None if no model made them."""
-        scores = self.published_scores
-        return summarize(scores[SCORE]) if scores else None
-
-    @cached_property
-    def published_scores(self) -> Mapping[str, Sketch]:
-        """Return the sketches of the published predictions; empty if no model made them."""
-        if not self._published_versions(self.partition):
-            return {}
-        return self.scans.scan(self.spec.predictions_dataset, {SCORE: "float8"}).profile
-
-    def estimate(self) -> list[Estimate]:
-        """Return what the published predictions are worth before their labels are known."""
-        if not self.published_scores:
-            return []
-        return estimate_performance(self.conn, self.spec, self.partition, self.published_scores)
-
-    def _find_faults(self, profile: dict[str, ColumnSummary], scan: Scan) -> list[PublishedFault]:
-        """Return the columns that a broken feed explains."""
-        recent = self.reader.summaries(self.recent_loads)
-        history = self.fault_history
-        checks = self.reference.checks(recent, history.broken)
-        before = recent.get(self.partition.shift(-1).day)
-        faults = checks.find(self.partition.day, profile, before, scan.order)
-        if not faults:
-            return []
-        return history.publish(faults, self.feeds())
-
-    def feeds(self) -> dict[str, list[str]]:
-        """Return the raw datasets behind each feature."""
-        return column_feeds(self.conn, self.spec, self.partition, self.settings.datasets_dir)
+    def columns(self) -> PartitionColumns:
+        """Return the columns of the published features and scores."""
+        return PartitionColumns(
+            settings=self.settings,
+            conn=self.conn,
+            spec=self.spec,
+            partition=self.partition,
+            run=self.run,
+            scans=self.scans,
+            champion=self.champion,
+            is_scored=bool(self._published_versions(self.partition)),
+        )
 
     def measure_matured(self) -> MaturedResult:
         """Measure the predictions that mature now."""
@@ -218,14 +129,8 @@ class MonitoringContext:
         problems = data_quality_problems(
             self.conn, self.spec, partitions, self.settings.datasets_dir
         )
-        return problems + self.earlier_faults
-
-    @cached_property
-    def earlier_faults(self) -> list[str]:
-        """Return the broken columns of the partitions since the evaluated one, for people."""
-        # Labels and predictions of these days stand on them.
-        days = PartitionRange(self.evaluated, self.partition.shift(-1))
-        return faults_between(self.conn, self.spec, days)
+        # Labels and predictions of these days stand on the columns that were broken then.
+        return problems + self.columns.faults_since(self.evaluated)
 
     def retrain_history(self) -> RetrainHistory:
         """Return the model's retrain requests near this partition; read under the model's lock."""
@@ -251,8 +156,8 @@ class MonitoringContext:
             **contents,
             "earlier": earlier,
             "red": str(self.data_quality_problems),
-            "recent": str(sorted(self.recent_loads.items())),
-            "broken": str(sorted(self.fault_history.since.items())),
+            "recent": str(sorted(self.columns.recent_loads.items())),
+            "broken": str(sorted(self.columns.fault_history.since.items())),
             "spec": self.spec.digest,
             "champion": self.champion.version.digest if self.champion else "none",
             "as_of": self.as_of.isoformat(),

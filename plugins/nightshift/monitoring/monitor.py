@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from nightshift.failpoints import Failpoint, hit
-from nightshift.monitoring.champion import Champion
-from nightshift.monitoring.context import MonitoringContext
+from nightshift.monitoring.context import ChampionCache, MonitoringContext
 from nightshift.monitoring.performance import ALL_ROWS, metric_loss
+from nightshift.monitoring.segments import loss_segment, shift_segment
 from nightshift.monitoring.trigger import (
     PartitionStatus,
     RetrainHistory,
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
-    from nightshift.monitoring.columns.column_drift import Drift
-    from nightshift.monitoring.columns.fault_history import PublishedFault
-    from nightshift.monitoring.estimation import Estimate
+    from nightshift.monitoring.columns.partition_columns import ColumnResult
     from nightshift.monitoring.performance import Performance
     from nightshift.settings import Settings
 
@@ -53,10 +51,7 @@ class Measurement:
     """What was measured of a partition.
 
     Attributes:
-        features: Drift of the features.
-        score: Drift of the score; None without scores.
-        faults: Columns that a broken feed explains.
-        estimates: What the night's predictions are worth before their labels are known.
+        columns: Drift and faults of the columns, and estimates.
         performance: Metrics of the predictions that mature now.
         predicted_by: Version that made these predictions.
         watched: The watched metric over all matured rows.
@@ -65,26 +60,13 @@ class Measurement:
         notes: What could not be measured, for people.
     """
 
-    features: list[Drift]
-    score: Drift | None
-    faults: list[PublishedFault]
-    estimates: list[Estimate]
+    columns: ColumnResult
     performance: list[Performance]
     predicted_by: int | None
     watched: Performance | None
     expected: float | None
     loss: float | None
     notes: list[str]
-
-    @property
-    def drifts(self) -> list[Drift]:
-        """Return the drift of all columns."""
-        return self.features if self.score is None else [*self.features, self.score]
-
-    @property
-    def n_drifted(self) -> int:
-        """Return the number of features that drifted."""
-        return sum(drift.is_drifted for drift in self.features)
 
 
 class MaturedLoss(NamedTuple):
@@ -112,15 +94,31 @@ def monitor(
         WarehouseError: The warehouse cannot be reached.
         ObjectStoreError: The champion's files or training set cannot be read.
     """
-    champions: dict[int, Champion] = {}
+    champions: ChampionCache = {}
     decision_id: int | None = None
-    with connect(settings, run.application_name) as conn:
+    with connect(
+        settings,
+        run.application_name,
+    ) as conn:
         for partition in partitions:
-            context = MonitoringContext(settings, spec, conn, partition, run, champions)
-            verdict = monitor_partition(context, wants_report=partition == partitions.last)
+            context = MonitoringContext(
+                settings,
+                spec,
+                conn,
+                partition,
+                run,
+                champions,
+            )
+            verdict = monitor_partition(
+                context,
+                wants_report=partition == partitions.last,
+            )
             decision_id = verdict.retrain_decision_id or decision_id
             context.scans.keep_profiles(context.datasets)
-    return replace(verdict, retrain_decision_id=decision_id)
+    return replace(
+        verdict,
+        retrain_decision_id=decision_id,
+    )
 
 
 def monitor_partition(context: MonitoringContext, *, wants_report: bool) -> Verdict:
@@ -131,42 +129,68 @@ def monitor_partition(context: MonitoringContext, *, wants_report: bool) -> Verd
 
     # Deciding and opening the request share the model's lock: two partitions that are monitored at
     # the same time must not both find the cooldown free.
-    with retrain_request_lock(context.conn, context.spec.name):
+    with retrain_request_lock(
+        context.conn,
+        context.spec.name,
+    ):
         history = context.retrain_history()
-        decision = decide_retrain(context, measurement, history)
-        verdict = make_verdict(context, measurement, decision)
+        decision = decide_retrain(
+            context,
+            measurement,
+            history,
+        )
+        verdict = make_verdict(
+            context,
+            measurement,
+            decision,
+        )
         if verdict.has_triggered:
             _open_request(context, verdict)
     # A crash from here on loses nothing: the request is committed, and a rerun finds it.
     if verdict.has_triggered:
-        hit(Failpoint.DECISION_AFTER, lambda: lose(context.conn))
+        hit(
+            Failpoint.DECISION_AFTER,
+            lambda: lose(context.conn),
+        )
 
     wants_report = wants_report or verdict.has_triggered
-    verdict = with_report(context, verdict, measurement.drifts, inputs, wants_report=wants_report)
+    verdict = with_report(
+        context, verdict, measurement.columns.drifts, inputs, wants_report=wants_report
+    )
     rows = VerdictRows(
-        measurement.drifts,
-        measurement.faults,
-        measurement.estimates,
+        measurement.columns.drifts,
+        measurement.columns.faults,
+        measurement.columns.estimates,
         measurement.performance,
         measurement.predicted_by,
     )
-    publish_verdict(context.conn, verdict, rows, context.manifest(inputs, history))
+    publish_verdict(
+        context.conn,
+        verdict,
+        rows,
+        context.manifest(inputs, history),
+    )
     return read_back(context.conn, verdict)
 
 
 def measure(context: MonitoringContext) -> Measurement:
     """Measure the partition's drift and the performance of the predictions that mature now."""
-    features, score, faults, drift_note = context.measure_drift()
+    columns = context.columns.measure()
     performance, predicted_by, performance_note = context.measure_matured()
-    watched = _watched_metric(performance, context.spec.monitoring.metric)
+    watched = _watched_metric(
+        performance,
+        context.spec.monitoring.metric,
+    )
     expected = context.expected_metric(predicted_by)
-    loss, loss_note = matured_loss(context, watched, predicted_by, expected)
-    notes = [note for note in (drift_note, performance_note, loss_note) if note]
+    loss, loss_note = matured_loss(
+        context,
+        watched,
+        predicted_by,
+        expected,
+    )
+    notes = [note for note in (columns.note, performance_note, loss_note) if note]
     return Measurement(
-        features=features,
-        score=score,
-        faults=faults,
-        estimates=context.estimate(),
+        columns=columns,
         performance=performance,
         predicted_by=predicted_by,
         watched=watched,
@@ -194,7 +218,10 @@ def matured_loss(
     if watched is None or watched.value is None:
         return MaturedLoss(None)
     if predicted_by is None or predicted_by != context.champion_version or expected is None:
-        return MaturedLoss(None, "the matured predictions are not the champion's")
+        return MaturedLoss(
+            None,
+            "the matured predictions are not the champion's",
+        )
     maturity = labels.maturity(context.spec)
     if maturity != "mature":
         note = f"labels of the evaluated night are {maturity}: {labels.share or 0:.0%} are known"
@@ -202,8 +229,18 @@ def matured_loss(
     if watched.n_labels < limits.minimum_labels:
         note = f"only {watched.n_labels} labels, {limits.minimum_labels} are needed"
         return MaturedLoss(None, note)
-    expected_rule = context.expected_metric(predicted_by, "baseline")
-    return MaturedLoss(lost_advantage(limits.metric, watched, expected, expected_rule))
+    expected_rule = context.expected_metric(
+        predicted_by,
+        "baseline",
+    )
+    return MaturedLoss(
+        lost_advantage(
+            limits.metric,
+            watched,
+            expected,
+            expected_rule,
+        )
+    )
 
 
 def lost_advantage(
@@ -217,9 +254,21 @@ def lost_advantage(
     if watched.value is None:
         raise ValueError("nothing was measured")
     if watched.baseline_value is None or expected_rule is None:
-        return metric_loss(metric, watched.value, expected)
-    advantage = metric_loss(metric, watched.value, watched.baseline_value)
-    return advantage - metric_loss(metric, expected, expected_rule)
+        return metric_loss(
+            metric,
+            watched.value,
+            expected,
+        )
+    advantage = metric_loss(
+        metric,
+        watched.value,
+        watched.baseline_value,
+    )
+    return advantage - metric_loss(
+        metric,
+        expected,
+        expected_rule,
+    )
 
 
 def decide_retrain(
@@ -227,10 +276,11 @@ def decide_retrain(
 ) -> TriggerDecision:
     """Decide whether the evidence triggers a retrain request; nothing is written."""
     limits = context.spec.monitoring
-    loss, score = measurement.loss, measurement.score
+    loss, columns = measurement.loss, measurement.columns
+    score = columns.score
     has_drifted: bool | None = None
-    if measurement.features:
-        drifted_ratio = measurement.n_drifted / len(measurement.features)
+    if columns.features:
+        drifted_ratio = columns.n_drifted / len(columns.features)
         has_drifted = drifted_ratio >= limits.drifted_features_ratio
     severe_loss: float | None = None
     if limits.triggers.severe_loss_factor is not None:
@@ -239,12 +289,27 @@ def decide_retrain(
         context.partition.day,
         drift=condition_status(has_drifted),
         score_drift=condition_status(score.is_drifted if score else None),
-        performance=_loss_status(loss, limits.maximum_metric_loss),
+        performance=_loss_status(
+            loss,
+            limits.maximum_metric_loss,
+        ),
         severe_loss=_loss_status(loss, severe_loss),
-        broken_input=condition_status(bool(measurement.faults)),
+        broken_input=condition_status(bool(measurement.columns.faults)),
     )
-    problems = [*context.data_quality_problems, *map(str, measurement.faults)]
-    return apply_trigger_rule(context.spec, today, context.earlier, history, problems)
+    problems = [
+        *context.data_quality_problems,
+        *map(
+            str,
+            measurement.columns.faults,
+        ),
+    ]
+    return apply_trigger_rule(
+        context.spec,
+        today,
+        context.earlier,
+        history,
+        problems,
+    )
 
 
 def _loss_status(loss: float | None, limit: float | None) -> Status:
@@ -258,7 +323,7 @@ def make_verdict(
     context: MonitoringContext, measurement: Measurement, decision: TriggerDecision
 ) -> Verdict:
     """Return the verdict, without report and request."""
-    watched, score = measurement.watched, measurement.score
+    watched, score = measurement.watched, measurement.columns.score
     labels, status = context.labels, decision.status
     return Verdict(
         model=context.spec.name,
@@ -268,12 +333,12 @@ def make_verdict(
         score_drift_status=status.score_drift,
         performance_status=status.performance,
         severe_loss_status=status.severe_loss,
-        n_features=len(measurement.features),
-        n_drifted=measurement.n_drifted,
+        n_features=len(measurement.columns.features),
+        n_drifted=measurement.columns.n_drifted,
         score_distance=score.distance if score else None,
-        n_faults=len(measurement.faults),
+        n_faults=len(measurement.columns.faults),
         cause=decision.cause,
-        segment=None,
+        segment=explain(context, measurement, decision),
         loss=measurement.loss,
         metric=context.spec.monitoring.metric,
         metric_value=watched.value if watched else None,
@@ -292,13 +357,35 @@ def make_verdict(
         is_over_budget=decision.is_over_budget,
         red_reasons=context.data_quality_problems,
         has_triggered=decision.has_triggered,
-        reasons=[*decision.reasons, *fault_reasons(measurement, decision), *measurement.notes],
+        reasons=[
+            *decision.reasons,
+            *fault_reasons(
+                measurement,
+                decision,
+            ),
+            *measurement.notes,
+        ],
     )
+
+
+def explain(
+    context: MonitoringContext, measurement: Measurement, decision: TriggerDecision
+) -> str | None:
+    """Return the segment that explains most of a loss, or the column of most of a shift."""
+    if decision.status.has_loss and measurement.expected is not None:
+        metric = context.spec.monitoring.metric
+        rule = context.expected_metric(measurement.predicted_by, "baseline")
+        if rule is not None:
+            usual = metric_loss(metric, measurement.expected, rule)
+            return loss_segment(measurement.performance, metric, usual)
+    if decision.cause == "covariate shift":
+        return shift_segment(measurement.columns.drifts)
+    return None
 
 
 def fault_reasons(measurement: Measurement, decision: TriggerDecision) -> list[str]:
     """Return the broken columns, for people, unless they are told as what blocks a request."""
-    lines = [f"broken input: {fault}" for fault in measurement.faults]
+    lines = [f"broken input: {fault}" for fault in measurement.columns.faults]
     blocked = " ".join(decision.reasons)
     return [line for line in lines if line.removeprefix("broken input: ") not in blocked]
 

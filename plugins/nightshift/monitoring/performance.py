@@ -61,6 +61,7 @@ def _by_decile(rows: pa.Table, published: Predictions, label: Vector) -> list[Pe
     """Return the mean loss of each decile of the predictions, which estimates are made from."""
     import numpy as np
 
+    # Rows of the rule have no decile, and are left out.
     deciles = numbers(rows, DECILE)
     size = np.abs(published.score - label)
     return [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from nightshift.quality.column_order import OrderCounter
+from nightshift.quality.column_summary import ColumnSummary, summarize
 from nightshift.quality.profiles import LoadTable, keep_profile, profile_load, scan_load
 from nightshift.quality.stored_summaries import keep_order
 
@@ -28,6 +29,11 @@ class Scan(NamedTuple):
 
     profile: Mapping[str, Sketch]
     order: ColumnOrder
+
+    def summaries(self, names: Collection[str]) -> dict[str, ColumnSummary]:
+        """Return the summaries of some columns, in the table's order."""
+        sketches = self.profile.items()
+        return {name: summarize(sketch) for name, sketch in sketches if name in names}
 
 
 @dataclass
@@ -57,31 +63,69 @@ class PartitionScans:
         Raises:
             ProfileError: The partition is not published.
         """
-        load = LoadTable.published(self.conn, dataset, self.day)
+        load = LoadTable.published(
+            self.conn,
+            dataset,
+            self.day,
+        )
         if load not in self._scans:
-            self._scans[load] = scan_with_order(self.settings, self.conn, load, self.run, types)
+            self._scans[load] = scan_with_order(
+                self.settings,
+                self.conn,
+                load,
+                self.run,
+                types,
+            )
         return self._scans[load]
 
     def keep_profiles(self, datasets: Iterable[str]) -> None:
         """Store the profiles of the published loads."""
         for dataset in datasets:
             try:
-                load = LoadTable.published(self.conn, dataset, self.day)
+                load = LoadTable.published(
+                    self.conn,
+                    dataset,
+                    self.day,
+                )
                 scan = self._scans.get(load)
                 if scan is None:
                     # Not scanned: there is no champion, or no score of one.
-                    profile_load(self.settings, self.conn, load, self.run)
+                    profile_load(
+                        self.settings,
+                        self.conn,
+                        load,
+                        self.run,
+                    )
                 else:
-                    keep_scan(self.conn, load, scan, self.run)
+                    keep_scan(
+                        self.conn,
+                        load,
+                        scan,
+                        self.run,
+                    )
             # A view for people must not fail the task.
             except Exception as error:  # noqa: BLE001
-                logger.warning("%s of %s has no profile: %s", dataset, self.day, error)
+                logger.warning(
+                    "%s of %s has no profile: %s",
+                    dataset,
+                    self.day,
+                    error,
+                )
 
 
 def feature_types(spec: ModelSpec) -> dict[str, str]:
     """Return PostgreSQL's type of each feature as the model reads it."""
-    categories = dict.fromkeys([feature.name for feature in spec.features.categorical], "text")
-    return dict.fromkeys(spec.features.numeric, "float8") | categories
+    categories = dict.fromkeys(
+        [feature.name for feature in spec.features.categorical],
+        "text",
+    )
+    return (
+        dict.fromkeys(
+            spec.features.numeric,
+            "float8",
+        )
+        | categories
+    )
 
 
 def scan_with_order(
@@ -93,12 +137,30 @@ def scan_with_order(
 ) -> Scan:
     """Scan one partition of a load."""
     counter = OrderCounter()
-    profile = scan_load(settings, conn, load, run, counter, types)
+    profile = scan_load(
+        settings,
+        conn,
+        load,
+        run,
+        counter,
+        types,
+    )
     return Scan(profile, counter.order())
 
 
 def keep_scan(conn: Connection, load: LoadTable, scan: Scan, run: RunContext) -> None:
     """Store a scan; what is stored already stays."""
-    keep_profile(conn, load, scan.profile, run)
+    keep_profile(
+        conn,
+        load,
+        scan.profile,
+        run,
+    )
     if scan.profile and load.schema == "features":
-        keep_order(conn, load.dataset, load.day, load.load_id, scan.order)
+        keep_order(
+            conn,
+            load.dataset,
+            load.day,
+            load.load_id,
+            scan.order,
+        )

@@ -148,6 +148,7 @@ def find_cause(
 
 def is_shock(spec: ModelSpec, today: PartitionStatus, earlier: Sequence[PartitionStatus]) -> bool:
     """Return whether a loss has held on too few nights to learn from it."""
+    # A loss is counted by the night that measured it, as the other conditions are.
     n_nights = spec.monitoring.triggers.shock_nights
     first = today.partition_date - dt.timedelta(days=loss_days(spec))
     lossy = {status.partition_date for status in (*earlier, today) if status.has_loss}
@@ -216,6 +217,7 @@ def _evidence(
             n_days = f"{len(recent)} of the last {window.m} nights"
             holding[name] = f"{name} held on {n_days}: {_listed(recent)}"
 
+    # Drift is told with a loss, because it may explain it; the loss alone decides.
     losses = [holding[name] for name in ("performance", "severe_loss") if name in holding]
     if losses and not is_shock(spec, today, earlier):
         drift_reasons = [

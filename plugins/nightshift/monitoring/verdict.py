@@ -16,7 +16,7 @@ from nightshift.warehouse.partition_write import LoadManifest, Target, audit, be
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.monitoring.columns.column_drift import Drift
-    from nightshift.monitoring.columns.fault_history import PublishedFault
+    from nightshift.monitoring.columns.faults import PublishedFault
     from nightshift.monitoring.estimation import Estimate
     from nightshift.monitoring.outcomes import Maturity
     from nightshift.monitoring.performance import Performance

@@ -99,7 +99,7 @@ def summarize(sketch: Sketch) -> ColumnSummary:
 
 def _quantiles(edges: Doubles, counts: Integers, sketch: NumberSketch) -> tuple[float, ...]:
     """Return the quantiles as ``NumberSketch.quantile`` does, from one reading of the bins."""
-    if not counts.size:
+    if not counts.size or sketch.minimum is None or sketch.maximum is None:
         return ()
     n_up_to = np.cumsum(counts)
     positions = np.searchsorted(n_up_to, np.array(QUANTILES) * n_up_to[-1], side="right")

@@ -226,7 +226,7 @@ def _prepare_monitoring(settings: Settings) -> None:
             world.add_night((parcels.FIRST_DAY + dt.timedelta(days=number)).isoformat())
         world.train_champion()
         for key in STORMY:
-            world.add_night(key, wind=3.0)
+            world.add_night(key, wind=0.65)
             world.score_night(key)
 
 

@@ -100,7 +100,7 @@ def load(world, dataset: str, day: str, load_id: int, state: str) -> None:
 @pytest.mark.promise("R16")
 def test_red_night_opens_no_decision_and_the_next_one_does(world) -> None:
     for key in NIGHTS:
-        world.add_night(key, wind=0.6)
+        world.add_night(key, wind=0.65)
     load(world, "features/parcel", "2020-02-03", 2_000_000, "refused")
     changes = {"drifted_features_ratio": 0.25}
     world.measure("2020-02-02", **changes)
@@ -158,7 +158,7 @@ def test_content_is_the_same_when_report_fails_at_first(
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_fifty_duplicated_monitor_runs_and_consumers_make_one_retraining(world) -> None:
-    add_nights(world, wind=0.6)
+    add_nights(world, wind=0.65)
     spec = world.spec.model_copy(
         update={
             "monitoring": world.spec.monitoring.model_copy(update={"drifted_features_ratio": 0.25})

@@ -15,7 +15,7 @@ from nightshift.warehouse.control_tables.retrain_requests import close_request
 from nightshift.warehouse.damage import DamagedInputError
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_report")]
-WINDY = 0.6
+WINDY = 0.65
 """A shift that is drift, some five usual variations from night to night, and no jump of a feed."""
 STORM = 3.0
 

@@ -17,9 +17,12 @@ from nightshift.monitoring.columns.night_series import DRIFT_STATISTICS, Profile
 from nightshift.monitoring.columns.usual_variation import UsualVariation
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from nightshift.quality.column_summary import ColumnSummary
 
-SCORE = "score"
+    Doubles = npt.NDArray[np.float64]
+
 Kind = Literal["numeric", "categorical", "score"]
 
 
@@ -72,7 +75,11 @@ class ColumnDistances:
     @cached_property
     def usual(self) -> UsualVariation:
         """Return how the series usually vary."""
-        return UsualVariation.of(self.table.values, self.table.weekdays, self.table.floors)
+        return UsualVariation.of(
+            self.table.values,
+            self.table.weekdays,
+            self.table.floors,
+        )
 
     @cached_property
     def _positions(self) -> dict[str, list[int]]:
@@ -92,16 +99,38 @@ class ColumnDistances:
             profile: Its columns.
             kind: Of all columns; None tells numbers from strings.
         """
-        values = np.array(self.table.row(profile, None), np.float64)
-        distances = self.usual.distances(values, day.weekday())
+        values = np.array(
+            self.table.row(profile, None),
+            np.float64,
+        )
+        distances = self.usual.distances(
+            values,
+            day.weekday(),
+        )
         # A series without any training value cannot be far from usual.
-        sizes = np.nan_to_num(np.abs(distances), posinf=np.finfo(np.float64).max)
+        sizes = np.nan_to_num(
+            np.abs(distances),
+            posinf=np.finfo(np.float64).max,
+        )
         drifts = []
         for column, positions in sorted(self._positions.items()):
+            # A column that vanished from the view stops the features, not only the monitor.
             if column not in profile:
                 continue
-            furthest = max(positions, key=lambda position: sizes[position])
-            drifts.append(self._drift(column, kind, profile[column], furthest, sizes, values))
+            furthest = max(
+                positions,
+                key=lambda position: sizes[position],
+            )
+            drifts.append(
+                self._drift(
+                    column,
+                    kind,
+                    profile[column],
+                    furthest,
+                    sizes,
+                    values,
+                )
+            )
         return drifts
 
     def _drift(
@@ -110,10 +139,11 @@ class ColumnDistances:
         kind: Kind | None,
         summary: ColumnSummary,
         furthest: int,
-        sizes: np.ndarray,
-        values: np.ndarray,
+        sizes: Doubles,
+        values: Doubles,
     ) -> Drift:
         usual = self.usual
+        # Levels are known for columns of strings alone.
         is_text = column in self.table.shares
         distance = float(sizes[furthest])
         is_known = bool(np.isfinite(usual.center[furthest]))

@@ -54,11 +54,15 @@ class ComparedNight:
     @cached_property
     def steps(self) -> Doubles:
         """Return the step of each series, in usual steps."""
-        return self.usual.steps(self.values, self.day.weekday())
+        return self.usual.steps(
+            self.values,
+            self.day.weekday(),
+        )
 
     @cached_property
     def jumps(self) -> npt.NDArray[np.bool_]:
         """Return which series step further than any step before, from training and from lately."""
+        # Three questions: further than chance, further than ever, and further than lately?
         usual = self.usual
         expected = usual.expected(self.day.weekday())
         with quiet():
@@ -72,9 +76,14 @@ class ComparedNight:
     def recent_level(self) -> Doubles:
         """Return the median of the last nights since the training; NaN for too few. Shape (k,)."""
         table = self.table
+        # Columns that were broken on these nights are NaN there.
         recent = table.values[table.n_reference :][-RECENT:]
         n_known = np.sum(~np.isnan(recent), axis=0)
-        return np.where(n_known >= MIN_RECENT, column_quantile(recent, 0.5), np.nan)
+        return np.where(
+            n_known >= MIN_RECENT,
+            column_quantile(recent, 0.5),
+            np.nan,
+        )
 
     def reference(self, column: str, statistic: str) -> Doubles:
         """Return the values of a series over the training partitions, those without one left out.
@@ -82,6 +91,7 @@ class ComparedNight:
         Shape (any,).
         """
         table = self.table
+        # Strings have no mean, and numbers no levels.
         position = table.index.get(Series(column, statistic))
         if position is None:
             return np.empty(0)
@@ -106,6 +116,7 @@ class ComparedNight:
     @property
     def columns(self) -> Iterator[tuple[str, ColumnSummary]]:
         """Return the columns that the training partitions have."""
+        # A column that the training never had cannot be compared.
         known = {name.column for name in self.table.names}
         for column, summary in self.profile.items():
             if column in known and summary.n_rows:
@@ -123,7 +134,11 @@ class ComparedNight:
         names = self.table.names
         jumped = {
             name.column
-            for name, jump in zip(names, self.jumps, strict=True)
+            for name, jump in zip(
+                names,
+                self.jumps,
+                strict=True,
+            )
             if jump and name.statistic in statistics
         }
         return sorted(jumped & set(self.profile))
@@ -133,7 +148,11 @@ class ComparedNight:
         names = self.table.names
         sizes = [
             abs(float(step))
-            for name, step in zip(names, np.nan_to_num(self.steps), strict=True)
+            for name, step in zip(
+                names,
+                np.nan_to_num(self.steps),
+                strict=True,
+            )
             if name.column == column
         ]
         return max(sizes)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import read_contracts
+from nightshift.monitoring.columns.faults import PublishedFault
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import Partition, PartitionRange
-    from nightshift.monitoring.columns.input_faults import InputFault
+    from nightshift.monitoring.columns.faults import InputFault
     from nightshift.warehouse.connection import Connection
 
 RESET_DAYS = 7
@@ -22,32 +23,6 @@ RESET_DAYS = 7
 
 Kinds that compare with the training partitions, as a frozen column, stay broken all the same.
 """
-
-
-@dataclass(frozen=True)
-class PublishedFault:
-    """A row of ``monitoring.column_faults``.
-
-    Attributes:
-        feature: The column.
-        kind: What is wrong with it.
-        distance: In usual steps.
-        detail: The numbers, for people.
-        since: First of the consecutive partitions on which it was broken.
-        feeds: Raw datasets behind it.
-    """
-
-    feature: str
-    kind: str
-    distance: float
-    detail: str
-    since: dt.date
-    feeds: Sequence[str]
-
-    def __str__(self) -> str:
-        """Return one line for people."""
-        feeds = ", ".join(self.feeds) or "no raw dataset"
-        return f"{self.feature} is {self.kind} since {self.since}: {self.detail} (feed: {feeds})"
 
 
 @dataclass(frozen=True)
@@ -72,6 +47,7 @@ class FaultHistory:
             """,
             [spec.name, partition.day, partition.day, RESET_DAYS],
         )
+        # By day and column: a column may be broken on some days of the week only.
         since: dict[dt.date, dict[str, dt.date]] = {}
         for day, column, first in rows:
             since.setdefault(day, {})[column] = first
@@ -93,6 +69,7 @@ class FaultHistory:
     def broken(self) -> dict[dt.date, frozenset[str]]:
         """Return the columns that were broken, by day; those of long faults are left out."""
         oldest = self.partition.day - dt.timedelta(days=RESET_DAYS)
+        # A column that has been broken for a week tells again what is usual now.
         broken = {}
         for day, columns in self.since.items():
             broken[day] = frozenset(name for name, first in columns.items() if first > oldest)
@@ -102,16 +79,27 @@ class FaultHistory:
         self, faults: Sequence[InputFault], feeds: Mapping[str, Sequence[str]]
     ) -> list[PublishedFault]:
         """Return faults with the day since which each column is broken, and its feeds."""
-        before = self.since.get(self.partition.shift(-1).day, {})
+        before = self.since.get(
+            self.partition.shift(-1).day,
+            {},
+        )
         published = []
         for fault in faults:
-            first = before.get(fault.column, self.partition.day)
-            of_column = feeds.get(fault.column, ())
-            published.append(
-                PublishedFault(
-                    fault.column, fault.kind, fault.distance, fault.detail, first, of_column
-                )
+            # Broken on the night before too: it is the same fault, whatever its kind is called.
+            first = before.get(
+                fault.column,
+                self.partition.day,
             )
+            of_column = feeds.get(fault.column, ())
+            row_of_fault = PublishedFault(
+                feature=fault.column,
+                kind=fault.kind,
+                distance=fault.distance,
+                detail=fault.detail,
+                since=first,
+                feeds=of_column,
+            )
+            published.append(row_of_fault)
         return published
 
 
@@ -132,6 +120,7 @@ def column_feeds(
         [spec.features_dataset, partition.day],
     ).fetchone()
     contracts = read_contracts(datasets_dir).documents.values()
+    # Only what this load read can have broken it.
     read = {
         contract.dataset: contract for contract in contracts if row and contract.dataset in row[0]
     }
@@ -141,6 +130,7 @@ def column_feeds(
         for dataset, contract in read.items():
             named = [column.name for column in contract.columns if feature.startswith(column.name)]
             lengths[dataset] = max(map(len, named), default=0)
+        # ``temperature_f_last`` is of the dataset with ``temperature_f``, not of one with ``t``.
         longest = max(lengths.values(), default=0)
         chosen = [dataset for dataset, length in lengths.items() if length == longest]
         feeds[feature] = sorted(chosen)
@@ -156,7 +146,8 @@ def faults_between(conn: Connection, spec: ModelSpec, partitions: PartitionRange
         """,
         [spec.name, partitions.first.day, partitions.last.day],
     )
-    return [
-        f"{column} of {day} was {kind} (feed: {', '.join(feeds)})"
-        for day, column, kind, feeds in rows
-    ]
+    lines = []
+    for day, column, name, feeds in rows:
+        named = ", ".join(feeds) or "no raw dataset"
+        lines.append(f"{column} of {day} was {name} (feed: {named})")
+    return lines

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nightshift.monitoring.columns import fault_limits as limits
 from nightshift.monitoring.columns.compared_night import ComparedNight
+from nightshift.monitoring.columns.faults import InputFault
 from nightshift.monitoring.columns.night_series import (
     LOCATIONS,
     QUANTILE_NAMES,
@@ -36,65 +38,6 @@ if TYPE_CHECKING:
 
     Doubles = npt.NDArray[np.float64]
 
-NEW_MISSING = 0.003
-"""Share of rows that must be newly missing."""
-REPEATED = 0.9
-"""Share of a column's distinct values that the night before had too, from which it is frozen."""
-RARE = 0.02
-"""Share of the training partitions in which such a thing may have happened by itself."""
-MOST_ZEROS = 0.9
-"""Share of zeros from which a column is said to be zeros."""
-FEW_VALUES = 3
-"""A column with so few values on a usual night may have one by chance."""
-OFTEN = 0.2
-"""Share of the training partitions from which repeated values tell nothing."""
-STILL = 0.1
-"""A mean that moved by so little of its usual variation between nights has stood still."""
-MINUTES_AN_HOUR, MINUTES_A_DAY = 60, 1440
-BOUNDED = (0.2, 3.0)
-"""A column whose nights stay within these multiples of its median has a range."""
-FAR_OUTSIDE = 3.0
-"""So many times beyond an end of the range, and beyond what is expected, is another unit."""
-UNDONE_LIMIT = 5.0
-"""Usual steps within which a column must be once a fault is undone, to be named by it."""
-MIN_LEVEL_ROWS = 4
-"""Fewest rows a night of a level whose absence is a fault."""
-NEW_LEVEL_SHARE = 0.02
-UNITS = (
-    ("miles and kilometres", 1.609344),
-    ("feet and metres", 3.28084),
-    ("inches and centimetres", 2.54),
-    ("inches and millimetres", 25.4),
-    ("pounds and kilograms", 2.20462),
-    ("knots and miles per hour", 1.150779),
-    ("knots and metres per second", 1.943844),
-    ("miles per hour and metres per second", 2.236936),
-    ("kilometres per hour and metres per second", 3.6),
-    ("inches of mercury and millibars", 33.8639),
-    ("fractions and percents", 100.0),
-    ("units and thousands", 1000.0),
-    ("minutes and hours", 60.0),
-    ("hours and days", 24.0),
-    ("seconds and hours", 3600.0),
-)
-
-
-@dataclass(frozen=True)
-class InputFault:
-    """One broken column of a partition.
-
-    Attributes:
-        column: The column.
-        kind: What is wrong with it.
-        distance: How far it is from usual, in usual steps.
-        detail: The numbers, for people; no value of a row.
-    """
-
-    column: str
-    kind: str
-    distance: float
-    detail: str
-
 
 @dataclass(frozen=True)
 class NightCheck(ComparedNight):
@@ -109,52 +52,105 @@ class NightCheck(ComparedNight):
     def missing(self) -> Iterator[InputFault]:
         """Find columns with more missing values than ever."""
         for column, summary in self.columns:
-            usual = self.reference(column, "missing_share")
+            usual = self.reference(
+                column,
+                "missing_share",
+            )
             excess = summary.missing_share - usual.max(initial=0.0)
             # A column that varies may vary a little more.
-            needed = max(NEW_MISSING, 0.25 * np.ptp(usual) if usual.size else 0.0)
+            needed = max(
+                limits.NEW_MISSING,
+                0.25 * np.ptp(usual) if usual.size else 0.0,
+            )
             if excess >= needed:
                 detail = f"{summary.missing_share:.1%} missing, at most {usual.max():.1%} before"
-                distance = self.step(column, "missing_share")
-                yield InputFault(column, "missing values", distance, detail)
+                distance = self.step(
+                    column,
+                    "missing_share",
+                )
+                yield InputFault(
+                    column,
+                    "missing values",
+                    distance,
+                    detail,
+                )
 
     def frozen(self) -> Iterator[InputFault]:
         """Find columns whose values are those of the night before."""
         for column, summary in self.columns:
-            repeated = self.value(column, "repeated_share")
+            repeated = self.value(
+                column,
+                "repeated_share",
+            )
             earlier = self.before.get(column) if self.before else None
-            if not repeated >= REPEATED or earlier is None:
+            if not repeated >= limits.REPEATED or earlier is None:
                 continue
-            usual = self.reference(column, "repeated_share")
+            usual = self.reference(
+                column,
+                "repeated_share",
+            )
             means = self.reference(column, "mean")
             if usual.size < MIN_NIGHTS or means.size <= usual.size or summary.mean is None:
                 continue
             # Three airports may have the temperatures of yesterday by chance, in another order.
-            is_often = np.mean(usual >= REPEATED) > OFTEN
+            is_often = np.mean(usual >= limits.REPEATED) > limits.OFTEN
             [spread] = robust_scale(means[:, np.newaxis] - np.median(means))
-            still = STILL * spread
-            was_still = (usual >= REPEATED) & (np.abs(np.diff(means))[-usual.size :] <= still)
+            still = limits.STILL * spread
+            was_still = (usual >= limits.REPEATED) & (
+                np.abs(np.diff(means))[-usual.size :] <= still
+            )
             is_still = abs(summary.mean - (earlier.mean or 0.0)) <= still
-            if np.mean(usual >= REPEATED) <= RARE or (
+            if np.mean(usual >= limits.REPEATED) <= limits.RARE or (
                 is_still and not is_often and not was_still.any()
             ):
                 detail = f"{repeated:.0%} of its values are those of the night before"
-                distance = self.step(column, "repeated_share")
-                yield InputFault(column, "frozen", distance, detail)
+                distance = self.step(
+                    column,
+                    "repeated_share",
+                )
+                yield InputFault(
+                    column,
+                    "frozen",
+                    distance,
+                    detail,
+                )
 
     def constant(self) -> Iterator[InputFault]:
         """Find columns of zeros, and columns with one value that always had several."""
         for column, summary in self.columns:
             zero_share = self.value(column, "zero_share")
-            zeros = self.reference(column, "zero_share")
-            if zeros.size and zero_share > max(MOST_ZEROS, 1.05 * zeros.max()):
+            zeros = self.reference(
+                column,
+                "zero_share",
+            )
+            if zeros.size and zero_share > max(
+                limits.MOST_ZEROS,
+                1.05 * zeros.max(),
+            ):
                 detail = f"{zero_share:.0%} zeros, at most {zeros.max():.0%} before"
-                yield InputFault(column, "zeros", self.step(column, "zero_share"), detail)
+                yield InputFault(
+                    column,
+                    "zeros",
+                    self.step(column, "zero_share"),
+                    detail,
+                )
             elif summary.n_distinct == 1:
-                usual = self.reference(column, "n_distinct")
-                if usual.size and np.mean(usual <= 1) <= RARE and np.median(usual) > FEW_VALUES:
+                usual = self.reference(
+                    column,
+                    "n_distinct",
+                )
+                if (
+                    usual.size
+                    and np.mean(usual <= 1) <= limits.RARE
+                    and np.median(usual) > limits.FEW_VALUES
+                ):
                     detail = f"one value, usually {np.median(usual):.0f}"
-                    yield InputFault(column, "constant", self.step(column, "n_distinct"), detail)
+                    yield InputFault(
+                        column,
+                        "constant",
+                        self.step(column, "n_distinct"),
+                        detail,
+                    )
 
     def levels(self) -> Iterator[InputFault]:
         """Find levels that vanished, and levels of many rows that never were."""
@@ -162,16 +158,29 @@ class NightCheck(ComparedNight):
             summary = self.profile.get(column)
             if summary is None or not summary.n_rows:
                 continue
-            distance = self.step(column, "total_variation")
+            distance = self.step(
+                column,
+                "total_variation",
+            )
             gone = [level for level in self._constant_levels(column) if level not in summary.levels]
             if gone:
                 share = sum(shares[level] for level in gone)
                 detail = f"{len(gone)} level(s) of {share:.1%} of the rows are gone"
-                yield InputFault(column, "vanished level", distance, detail)
+                yield InputFault(
+                    column,
+                    "vanished level",
+                    distance,
+                    detail,
+                )
             new = self.value(column, "other_share")
-            if new >= NEW_LEVEL_SHARE:
+            if new >= limits.NEW_LEVEL_SHARE:
                 detail = f"{new:.1%} of the rows have a level that never was"
-                yield InputFault(column, "new level", distance, detail)
+                yield InputFault(
+                    column,
+                    "new level",
+                    distance,
+                    detail,
+                )
 
     def _constant_levels(self, column: str) -> list[str]:
         """Return the levels that every partition had, with enough rows to be no chance."""
@@ -181,17 +190,25 @@ class NightCheck(ComparedNight):
             return []
         always = set(by_partition[0]).intersection(*by_partition[1:])
         fewest = {level: min(levels[level] for levels in by_partition) for level in always}
-        return sorted(level for level, n_rows in fewest.items() if n_rows >= MIN_LEVEL_ROWS)
+        return sorted(level for level, n_rows in fewest.items() if n_rows >= limits.MIN_LEVEL_ROWS)
 
     def changed_units(self) -> Iterator[InputFault]:
         """Find columns that are as usual once the ratio of two units is undone."""
         suspects = {*self.jumped(LOCATIONS), *self._out_of_range()}
         for column in sorted(suspects - set(self.table.shares)):
-            best = min(UNITS, key=lambda unit: self._undone(column, unit[1])[0])
+            best = min(
+                limits.UNITS,
+                key=lambda unit: self._undone(column, unit[1])[0],
+            )
             distance, ratio = self._undone(column, best[1])
-            if distance <= UNDONE_LIMIT:
+            if distance <= limits.UNDONE_LIMIT:
                 detail = f"usual if divided by {ratio:.3g}, as between {best[0]}"
-                yield InputFault(column, "unit changed", self.largest(column), detail)
+                yield InputFault(
+                    column,
+                    "unit changed",
+                    self.largest(column),
+                    detail,
+                )
 
     def _undone(self, column: str, factor: float) -> tuple[float, float]:
         """Return how far a column is from usual once a ratio is undone, and which way round."""
@@ -199,7 +216,17 @@ class NightCheck(ComparedNight):
         tries = []
         for ratio in (factor, 1 / factor):
             steps = np.abs(now / ratio - was) / scale
-            tries.append((float(np.nan_to_num(np.max(steps, initial=0.0), nan=np.inf)), ratio))
+            tries.append(
+                (
+                    float(
+                        np.nan_to_num(
+                            np.max(steps, initial=0.0),
+                            nan=np.inf,
+                        )
+                    ),
+                    ratio,
+                )
+            )
         return min(tries)
 
     def _out_of_range(self) -> Iterator[str]:
@@ -209,10 +236,13 @@ class NightCheck(ComparedNight):
             if summary.mean is None or not means.size:
                 continue
             low, middle, high = means.min(), float(np.median(means)), means.max()
-            has_range = BOUNDED[0] * middle <= low and high <= BOUNDED[1] * middle
+            has_range = limits.BOUNDED[0] * middle <= low and high <= limits.BOUNDED[1] * middle
             # A rate that falls slowly leaves its range too, but not from one night to the next.
             expected = self.expected(column, "mean")
-            ends = (min(low, expected) / FAR_OUTSIDE, max(high, expected) * FAR_OUTSIDE)
+            ends = (
+                min(low, expected) / limits.FAR_OUTSIDE,
+                max(high, expected) * limits.FAR_OUTSIDE,
+            )
             if has_range and expected > 0 and not ends[0] <= summary.mean <= ends[1]:
                 yield column
 
@@ -221,11 +251,19 @@ class NightCheck(ComparedNight):
         suspects = self.jumped((*LOCATIONS, "n_distinct"))
         numbers = [column for column in suspects if column not in self.table.shares]
         for first, second in combinations(numbers, 2):
-            crossed = max(self._as_if(first, second), self._as_if(second, first))
-            if crossed <= UNDONE_LIMIT:
+            crossed = max(
+                self._as_if(first, second),
+                self._as_if(second, first),
+            )
+            if crossed <= limits.UNDONE_LIMIT:
                 for column, other in ((first, second), (second, first)):
                     detail = f"its values are those that {other} usually has"
-                    yield InputFault(column, "swapped", self.largest(column), detail)
+                    yield InputFault(
+                        column,
+                        "swapped",
+                        self.largest(column),
+                        detail,
+                    )
 
     def _as_if(self, column: str, other: str) -> float:
         """Return how far a column is from what another one usually is, in steps of that one."""
@@ -235,14 +273,24 @@ class NightCheck(ComparedNight):
         for statistic in ("mean", *QUANTILE_NAMES, "n_distinct"):
             own, theirs = index[Series(column, statistic)], index[Series(other, statistic)]
             distances.append(abs(self.values[own] - expected[theirs]) / usual.scale[theirs])
-        return float(np.nan_to_num(np.max(distances), nan=np.inf))
+        return float(
+            np.nan_to_num(
+                np.max(distances),
+                nan=np.inf,
+            )
+        )
 
     def broken_orders(self, order: ColumnOrder | None) -> Iterator[InputFault]:
         """Find columns that are on the wrong side of another one."""
         for first, second, share in broken_pairs(self.orders, order):
             for column in (first, second):
                 detail = f"{first} above {second} in {share:.0%} of the rows, never before"
-                yield InputFault(column, "inconsistent", self.largest(column), detail)
+                yield InputFault(
+                    column,
+                    "inconsistent",
+                    self.largest(column),
+                    detail,
+                )
 
     def shifted(self) -> Iterator[InputFault]:
         """Find columns that jump further than any step before."""
@@ -252,18 +300,23 @@ class NightCheck(ComparedNight):
             detail = f"{self.largest(column):.1f} usual steps from what was expected"
             if hours:
                 detail = f"usual if {hours:+d} hours are undone"
-            yield InputFault(column, kind, self.largest(column), detail)
+            yield InputFault(
+                column,
+                kind,
+                self.largest(column),
+                detail,
+            )
 
     def _hours(self, column: str) -> int:
         """Return by how many whole hours the minutes of a day are shifted; 0 for none."""
         highest = self.reference(column, "maximum").max(initial=0.0)
         lowest = self.reference(column, "minimum").min(initial=0.0)
-        if lowest < 0 or not MINUTES_A_DAY / 2 < highest <= MINUTES_A_DAY:
+        if lowest < 0 or not limits.MINUTES_A_DAY / 2 < highest <= limits.MINUTES_A_DAY:
             return 0
         was, now, scale = self.locations(column)
-        hours = round(float(np.median(now - was)) / MINUTES_AN_HOUR)
-        rest = np.abs(now - was - hours * MINUTES_AN_HOUR) / scale
-        return hours if np.max(rest) <= UNDONE_LIMIT else 0
+        hours = round(float(np.median(now - was)) / limits.MINUTES_AN_HOUR)
+        rest = np.abs(now - was - hours * limits.MINUTES_AN_HOUR) / scale
+        return hours if np.max(rest) <= limits.UNDONE_LIMIT else 0
 
 
 @dataclass(frozen=True)
@@ -282,7 +335,12 @@ class InputChecks:
     def usual(self) -> UsualStep:
         """Return the usual steps of all series."""
         table = self.table
-        return UsualStep.of(table.values, table.weekdays, table.floors, table.n_reference)
+        return UsualStep.of(
+            table.values,
+            table.weekdays,
+            table.floors,
+            table.n_reference,
+        )
 
     def find(
         self, day: dt.date, profile: Profile, before: Profile | None, order: ColumnOrder | None
@@ -297,8 +355,19 @@ class InputChecks:
         """
         if self.table.n_reference < MIN_NIGHTS:
             return []
-        values = np.array(self.table.row(profile, before), np.float64)
-        check = NightCheck(self.table, self.usual, day, profile, before, values, self.orders)
+        values = np.array(
+            self.table.row(profile, before),
+            np.float64,
+        )
+        check = NightCheck(
+            self.table,
+            self.usual,
+            day,
+            profile,
+            before,
+            values,
+            self.orders,
+        )
         faults: dict[str, InputFault] = {}
         checks = (
             check.missing,
@@ -313,5 +382,8 @@ class InputChecks:
         for find_faults in checks:
             for fault in find_faults():
                 # The first kind that explains a column names it.
-                faults.setdefault(fault.column, fault)
+                faults.setdefault(
+                    fault.column,
+                    fault,
+                )
         return [faults[column] for column in sorted(faults)]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     Doubles = npt.NDArray[np.float64]
 
+SCORE = "score"
+"""The column of the model's own output."""
 QUANTILE_NAMES = tuple(f"q{share * 100:02.0f}" for share in QUANTILES)
 LOCATIONS = ("mean", "std", "minimum", *QUANTILE_NAMES, "maximum")
 SHARES = ("missing_share", "zero_share", "total_variation", "other_share", "repeated_share")
@@ -79,7 +81,10 @@ class SeriesTable:
         table = cls([], [], names, shares, 0, [])
         for day, profile in reference.items():
             table = table.extended(day, profile)
-        return replace(table, n_reference=len(reference))
+        return replace(
+            table,
+            n_reference=len(reference),
+        )
 
     def extended(
         self, day: dt.date, profile: Profile, broken: frozenset[str] = frozenset()
@@ -91,7 +96,11 @@ class SeriesTable:
             profile: Its columns.
             broken: Columns that tell nothing, because an input was broken.
         """
-        row = self.row(profile, self.profiles[-1] if self.profiles else None)
+        # Repeated values are those of the newest partition before, whether it was broken or not.
+        row = self.row(
+            profile,
+            self.profiles[-1] if self.profiles else None,
+        )
         for position, name in enumerate(self.names):
             if name.column in broken:
                 row[position] = np.nan
@@ -105,12 +114,18 @@ class SeriesTable:
     @cached_property
     def values(self) -> Doubles:
         """Return the series; shape (n, k)."""
-        return np.array(self.rows, np.float64).reshape(len(self.rows), len(self.names))
+        return np.array(self.rows, np.float64).reshape(
+            len(self.rows),
+            len(self.names),
+        )
 
     @cached_property
     def weekdays(self) -> npt.NDArray[np.int64]:
         """Return the weekday of each partition, 0 to 6; shape (n,)."""
-        return np.array([day.weekday() for day in self.days], np.int64)
+        return np.array(
+            [day.weekday() for day in self.days],
+            np.int64,
+        )
 
     @cached_property
     def index(self) -> dict[Series, int]:
@@ -126,6 +141,7 @@ class SeriesTable:
         """
         values = []
         for column, statistic in self.names:
+            # A partition may lack a column: the view of an earlier release did not have it.
             summary = profile.get(column)
             if summary is None or not summary.n_rows:
                 values.append(np.nan)
@@ -133,12 +149,19 @@ class SeriesTable:
                 earlier = before.get(column) if before else None
                 values.append(summary.repeated_share(earlier) if earlier else np.nan)
             else:
-                values.append(_value(summary, statistic, self.shares.get(column, {})))
+                values.append(
+                    _value(
+                        summary,
+                        statistic,
+                        self.shares.get(column, {}),
+                    )
+                )
         return values
 
     @cached_property
     def floors(self) -> Doubles:
         """Return the smallest usual variation that matters, by series; shape (k,)."""
+        # Only what is usual counts, so the partitions since the training are left out.
         with quiet():
             reference = self.values[: self.n_reference]
             centers = column_quantile(reference, 0.5)
@@ -151,20 +174,27 @@ class SeriesTable:
             elif statistic == "n_distinct":
                 floors.append(max(0.25, MATERIAL_PART * center))
             else:
+                # A column with one value a night has no spread within, only across nights.
                 within = abs(centers[self.index[Series(column, "std")]])
                 across = spreads[self.index[Series(column, "mean")]]
                 floor = MATERIAL_PART * np.fmax(within, across) + SAME * max(center, 1.0)
                 if statistic in QUANTILE_NAMES:
                     floor += QUANTILE_ERROR * center
                 floors.append(floor)
-        return np.nan_to_num(np.array(floors, np.float64), nan=MATERIAL_SHARE)
+        return np.nan_to_num(
+            np.array(floors, np.float64),
+            nan=MATERIAL_SHARE,
+        )
 
 
 def pooled_shares(summaries: Sequence[ColumnSummary]) -> dict[str, float]:
     """Return the mean share of each level over partitions."""
     shares: dict[str, float] = {}
     for summary in summaries:
-        n_known = max(summary.n_rows - summary.n_missing, 1)
+        n_known = max(
+            summary.n_rows - summary.n_missing,
+            1,
+        )
         for level, n_rows in summary.levels.items():
             shares[level] = shares.get(level, 0.0) + n_rows / n_known / len(summaries)
     return shares

@@ -32,11 +32,16 @@ def learn_orders(
     """
     if len(orders) < MIN_NIGHTS:
         return frozenset()
+    # All loads of a view have the same columns of numbers, in the same order.
     columns = next(iter(orders.values())).columns
     above = np.array([order.above for order in orders.values()])
     is_seen = np.sum(~np.isnan(above), axis=0) >= MIN_NIGHTS
+    # One row that breaks it is enough: a relation by nature has no exception.
     never = is_seen & (np.nan_to_num(above).max(axis=0) == 0.0)
-    np.fill_diagonal(never, val=False)
+    np.fill_diagonal(
+        never,
+        val=False,
+    )
     pairs = []
     for first, second in np.argwhere(never):
         pair = columns[first], columns[second]
@@ -50,6 +55,7 @@ def learn_orders(
 
 def _crossing_share(table: SeriesTable, first: str, second: str) -> float:
     """Return in how many pairs of different partitions the first mean is above the second."""
+    # Nights are crossed with each other, so that the day that both share does not count.
     means = []
     for column in (first, second):
         values = table.values[: table.n_reference, table.index[Series(column, "mean")]]

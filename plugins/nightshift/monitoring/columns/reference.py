@@ -1,46 +1,19 @@
-"""The partitions that a champion was trained on, as the monitor compares others with them.
-
-The loads are those that the training set's manifest names, so a champion has the same reference on
-every rerun, whatever was corrected since. Their summaries lie with the profiles; a load without one
-is scanned once.
-"""
+"""What is usual of a champion's columns: the partitions that it was trained on."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.monitoring.columns.column_drift import SCORE, ColumnDistances
+from nightshift.monitoring.columns.column_drift import ColumnDistances
 from nightshift.monitoring.columns.input_faults import InputChecks
 from nightshift.monitoring.columns.night_series import Profile, SeriesTable
 from nightshift.monitoring.columns.order_relations import learn_orders
-from nightshift.monitoring.scans import feature_types, keep_scan, scan_with_order
-from nightshift.quality.column_summary import summarize
-from nightshift.quality.profiles import LoadTable, keep_profile
-from nightshift.quality.sketches.number_sketch import NumberSketch
-from nightshift.quality.stored_summaries import read_orders, read_summaries
-from nightshift.warehouse.published import published_loads
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-    import pyarrow as pa
-
-    from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.contracts.run import RunContext
-    from nightshift.monitoring.champion import Champion
     from nightshift.quality.column_order import ColumnOrder
-    from nightshift.settings import Settings
-    from nightshift.warehouse.connection import Connection
-
-    Doubles = npt.NDArray[np.float64]
-
-MAX_RECENT_DAYS = 42
-"""Partitions since the training that tell where a column stands now."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +40,19 @@ class ColumnReference:
     ) -> ColumnReference:
         """Describe the training partitions by their columns, their rows' order and their scores."""
         table = SeriesTable.of(profiles)
-        score = ColumnDistances(SeriesTable.of(scores), limit) if scores else None
-        return cls(ColumnDistances(table, limit), score, learn_orders(table, orders))
+        score = (
+            ColumnDistances(
+                SeriesTable.of(scores),
+                limit,
+            )
+            if scores
+            else None
+        )
+        return cls(
+            ColumnDistances(table, limit),
+            score,
+            learn_orders(table, orders),
+        )
 
     def checks(
         self,
@@ -85,103 +69,9 @@ class ColumnReference:
         newest = table.days[-1] if table.days else dt.date.min
         for day in sorted(recent):
             if day > newest:
-                table = table.extended(day, recent[day], broken.get(day, frozenset()))
+                table = table.extended(
+                    day,
+                    recent[day],
+                    broken.get(day, frozenset()),
+                )
         return InputChecks(table, self.orders)
-
-
-@dataclass
-class ReferenceReader:
-    """Reads the summaries of loads, and makes those that are missing.
-
-    Attributes:
-        settings: Where the warehouse is.
-        conn: A connection outside of a transaction.
-        spec: The model.
-        run: Recorded with the profiles.
-    """
-
-    settings: Settings
-    conn: Connection
-    spec: ModelSpec
-    run: RunContext
-    _names: frozenset[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._names = frozenset(self.spec.features.names)
-
-    def training_loads(self, training_set: str, window: PartitionRange) -> dict[dt.date, int]:
-        """Return the feature loads of a training set by day, rising."""
-        row = self.conn.execute(
-            "select manifest -> 'partitions' from ml.training_sets where training_set = %s",
-            [training_set],
-        ).fetchone()
-        loads = {}
-        for load in (row and row[0]) or []:
-            if load.get("load_id") is not None:
-                loads[dt.date.fromisoformat(load["partition"])] = int(load["load_id"])
-        # Training sets of early releases name no loads: what is published describes them best.
-        return loads or published_loads(self.conn, self.spec.features_dataset, window)
-
-    def recent_loads(self, partition: Partition) -> dict[dt.date, int]:
-        """Return the published feature loads before a partition, by day, rising."""
-        days = PartitionRange(partition.shift(-MAX_RECENT_DAYS), partition.shift(-1))
-        return published_loads(self.conn, self.spec.features_dataset, days)
-
-    def summaries(self, loads: Mapping[dt.date, int]) -> dict[dt.date, Profile]:
-        """Return the features' summaries of some loads by day, rising.
-
-        A load whose rows are gone, and that was never profiled, is left out.
-        """
-        dataset = self.spec.features_dataset
-        known = read_summaries(self.conn, dataset, loads)
-        ordered = read_orders(self.conn, dataset, loads)
-        missing = {day: load_id for day, load_id in loads.items() if day not in ordered}
-        for day, load_id in missing.items():
-            load = LoadTable(dataset, "features", self.spec.feature_table, load_id, day)
-            types = feature_types(self.spec)
-            scan = scan_with_order(self.settings, self.conn, load, self.run, types)
-            if scan.profile:
-                keep_scan(self.conn, load, scan, self.run)
-                known[day] = {name: summarize(sketch) for name, sketch in scan.profile.items()}
-        # The champion's features only: the view may have columns that no model reads.
-        chosen = {}
-        for day in sorted(known):
-            chosen[day] = {
-                name: summary for name, summary in known[day].items() if name in self._names
-            }
-        return chosen
-
-    def orders(self, loads: Mapping[dt.date, int]) -> dict[dt.date, ColumnOrder]:
-        """Return how the columns of some loads compare, by day."""
-        return read_orders(self.conn, self.spec.features_dataset, loads)
-
-    def scores(self, champion: Champion) -> dict[dt.date, Profile]:
-        """Return the summaries of a champion's scores of its training rows, by day, rising."""
-        dataset = f"training_scores/{self.spec.name}"
-        version = champion.version.version
-        loads = dict.fromkeys(champion.window.days, version)
-        known = read_summaries(self.conn, dataset, loads)
-        if known:
-            return known
-        # Made once: rows and scores of a version never change.
-        for day, sketch in champion.training_scores().items():
-            load = LoadTable(dataset, "ml", "training_sets", version, day)
-            keep_profile(self.conn, load, {SCORE: sketch}, self.run)
-        return read_summaries(self.conn, dataset, loads)
-
-
-def score_sketches(rows: pa.Table, scores: Doubles) -> dict[dt.date, NumberSketch]:
-    """Return the sketches of scores by day.
-
-    Args:
-        rows: Ordered by ``partition_date``.
-        scores: Shape (n,).
-    """
-    days = rows.column("partition_date").to_numpy().astype("datetime64[D]")
-    unique, starts = np.unique(days, return_index=True)
-    sketches = {}
-    for day, part in zip(unique, np.split(scores, starts[1:]), strict=True):
-        sketch = NumberSketch()
-        sketch.add(np.array(part, np.float64))
-        sketches[day.item()] = sketch
-    return sketches

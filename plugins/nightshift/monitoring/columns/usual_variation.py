@@ -63,12 +63,32 @@ class UsualVariation:
         """
         with quiet():
             center = column_quantile(series, 0.5)
-            weekday = weekday_effects(series - center, weekdays)
+            weekday = weekday_effects(
+                series - center,
+                weekdays,
+            )
+            # What is left once center and weekday are taken out.
             rest = series - center - weekday[weekdays]
-            furthest = np.nanmax(np.abs(rest), axis=0, initial=0.0)
-            scale = np.fmax(np.fmax(robust_scale(rest), furthest / WITHIN_RANGE), floor)
+            # A rare event has no spread in its quantiles, only in its extremes.
+            furthest = np.nanmax(
+                np.abs(rest),
+                axis=0,
+                initial=0.0,
+            )
+            scale = np.fmax(
+                np.fmax(
+                    robust_scale(rest),
+                    furthest / WITHIN_RANGE,
+                ),
+                floor,
+            )
             n_effective = _effective_number(rest)
-        return cls(center, weekday, scale, n_effective)
+        return cls(
+            center,
+            weekday,
+            scale,
+            n_effective,
+        )
 
     def distances(self, values: Doubles, weekday: int) -> Doubles:
         """Return how far values are from usual, in standard deviations; shape (k,).
@@ -79,7 +99,12 @@ class UsualVariation:
         deviation = values - self.center - self.weekday[weekday]
         # The center of few partitions is uncertain itself.
         widened = self.scale * np.sqrt(1 + 1 / self.n_effective)
-        return np.asarray(normal_equivalent(deviation / widened, self.n_effective - 1))
+        return np.asarray(
+            normal_equivalent(
+                deviation / widened,
+                self.n_effective - 1,
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +116,6 @@ class UsualStep:
         weekday: Deviation of each weekday; shape (7, k).
         scale: Robust standard deviation of the steps; shape (k,).
         largest: Largest step, in these; shape (k,).
-        center: Median of the series; shape (k,).
         levels: What the newest partition lets expect of the next one, by smoothing; shape
             (smoothings, k).
         n: Observed steps; shape (k,).
@@ -117,26 +141,51 @@ class UsualStep:
         with quiet():
             reference = series[:n_reference]
             center = column_quantile(reference, 0.5)
-            weekday = weekday_effects(reference - center, weekdays[:n_reference])
+            weekday = weekday_effects(
+                reference - center,
+                weekdays[:n_reference],
+            )
             adjusted = series - center - weekday[weekdays]
             levels, errors = _follow(adjusted)
             usual = errors[:, :n_reference]
             size = np.nanmean(np.abs(usual), axis=1)
             # A level that follows must be clearly better than the median of all.
             size[0] *= 0.9
-            smoothing = np.argmin(np.where(np.isnan(size), np.inf, size), axis=0)
+            smoothing = np.argmin(
+                np.where(
+                    np.isnan(size),
+                    np.inf,
+                    size,
+                ),
+                axis=0,
+            )
             columns = np.arange(series.shape[1])
             steps = usual[smoothing, :, columns].T
-            scale = np.fmax(robust_scale(steps), floor)
+            scale = np.fmax(
+                robust_scale(steps),
+                floor,
+            )
             largest = np.nan_to_num(np.nanmax(np.abs(steps), axis=0)) / scale
             n = np.sum(~np.isnan(steps), axis=0).astype(np.float64)
-        return cls(smoothing, weekday, scale, largest, levels + center, n)
+        return cls(
+            smoothing,
+            weekday,
+            scale,
+            largest,
+            levels + center,
+            n,
+        )
 
     def steps(self, values: Doubles, weekday: int) -> Doubles:
         """Return the step to the next partition, in usual steps; shape (k,)."""
         expected = self.expected(weekday)
         widened = self.scale * np.sqrt(1 + 1 / np.fmax(self.n, 1))
-        return np.asarray(normal_equivalent((values - expected) / widened, self.n - 1))
+        return np.asarray(
+            normal_equivalent(
+                (values - expected) / widened,
+                self.n - 1,
+            )
+        )
 
     def expected(self, weekday: int) -> Doubles:
         """Return the values that are expected of the next partition; shape (k,)."""
@@ -151,6 +200,7 @@ def normal_equivalent(statistic: Doubles, degrees: Doubles) -> Doubles:
     distributions; off by less than 0.03 up to a quantile of 4 from three degrees on.
     """
     free = np.fmax(degrees, 1.0)
+    # Written with log1p, so that a huge statistic stays finite.
     size = np.sqrt(free * np.log1p(statistic**2 / free)) * (8 * free + 1) / (8 * free + 3)
     return np.asarray(np.sign(statistic) * size)
 
@@ -160,6 +210,7 @@ def robust_scale(rest: Doubles) -> Doubles:
 
     The larger one of two: of the middle half, and of the outer tenth, for heavy tails.
     """
+    # Both halves count as one: the sign of a deviation is no matter.
     size = np.abs(rest)
     middle = NORMAL_MAD * column_quantile(size, 0.5)
     outer = column_quantile(size, 0.9) / NORMAL_90
@@ -176,6 +227,7 @@ def column_quantile(values: Doubles, share: float) -> Doubles:
     # NaN sorts last.
     ranked = np.sort(values, axis=0)
     n = np.sum(~np.isnan(values), axis=0)
+    # Between two values the quantile lies where a straight line puts it.
     position = share * np.maximum(n - 1, 0)
     below = np.floor(position).astype(np.int64)
     above = np.ceil(position).astype(np.int64)
@@ -187,14 +239,21 @@ def column_quantile(values: Doubles, share: float) -> Doubles:
 def weekday_effects(rest: Doubles, weekdays: Integers) -> Doubles:
     """Return the median of each weekday where weekdays explain much, else 0; shape (7, k)."""
     effects = np.zeros((7, rest.shape[1]))
+    # Of three weeks a median of a weekday is one of three numbers.
     n_weeks = rest.shape[0] // 7
     if n_weeks < MIN_WEEKS:
         return effects
     for weekday in range(7):
-        effects[weekday] = np.nan_to_num(column_quantile(rest[weekdays == weekday], 0.5))
+        effects[weekday] = np.nan_to_num(
+            column_quantile(
+                rest[weekdays == weekday],
+                0.5,
+            )
+        )
     # Medians of few weeks follow their own noise: what they leave looks smaller than it is.
     fitted = np.sqrt(n_weeks / (n_weeks - 1))
     left = robust_scale(rest - effects[weekdays]) * fitted
+    # A weekday that explains little is noise, and would be taken out of every night.
     explains = left <= WEEKDAY_GAIN * robust_scale(rest)
     return np.where(explains, effects, 0.0)
 
@@ -204,29 +263,54 @@ def _effective_number(rest: Doubles) -> Doubles:
     n = np.sum(~np.isnan(rest), axis=0).astype(np.float64)
     filled = np.nan_to_num(rest)
     spread = np.sum(filled**2, axis=0)
-    product = np.sum(filled[1:] * filled[:-1], axis=0)
-    correlation = np.clip(product / np.where(spread > 0, spread, np.inf), 0.0, 0.99)
-    return np.fmax(n * (1 - correlation) / (1 + correlation), MIN_EFFECTIVE)
+    product = np.sum(
+        filled[1:] * filled[:-1],
+        axis=0,
+    )
+    # A series without any variation has no correlation.
+    spread = np.where(spread > 0, spread, np.inf)
+    correlation = np.clip(
+        product / spread,
+        0.0,
+        0.99,
+    )
+    # Source: Bartlett (1946), the variance of the mean of an autoregression of order one.
+    n_effective = n * (1 - correlation) / (1 + correlation)
+    return np.fmax(
+        n_effective,
+        MIN_EFFECTIVE,
+    )
 
 
 def _follow(adjusted: Doubles) -> tuple[Doubles, Doubles]:
     """Return the last level and the errors of each smoothing: (s, k) and (s, n, k)."""
     n, k = adjusted.shape
     levels = np.zeros((len(SMOOTHINGS), k))
-    errors = np.full((len(SMOOTHINGS), n, k), np.nan)
+    errors = np.full(
+        (len(SMOOTHINGS), n, k),
+        np.nan,
+    )
     for index, weight in enumerate(SMOOTHINGS):
         level = np.zeros(k)
         for row in range(n):
             value = adjusted[row]
-            # The first partition has nothing before it.
+            # The first partition has nothing before it, except for the median of all.
             if row or not weight:
                 errors[index, row] = value - level
             start = 1.0 if weight and not row else weight
-            level = np.where(np.isnan(value), level, level + start * (value - level))
+            # A partition without a value leaves the level where it was.
+            level = np.where(
+                np.isnan(value),
+                level,
+                level + start * (value - level),
+            )
         levels[index] = level
     return levels, errors
 
 
 def quiet() -> warnings.catch_warnings[None]:
     """Return a context in which a column without any value is no warning."""
-    return warnings.catch_warnings(action="ignore", category=RuntimeWarning)
+    return warnings.catch_warnings(
+        action="ignore",
+        category=RuntimeWarning,
+    )

@@ -36,6 +36,7 @@ class KMVSketch:
 
     def add(self, hashes: Hashes) -> None:
         """Add values by their hashes; shape (any,)."""
+        # Greater hashes than the largest kept one can never be among the smallest.
         if self._is_full:
             hashes = hashes[hashes < self.smallest[-1]]
         if hashes.size:
@@ -46,6 +47,7 @@ class KMVSketch:
     @property
     def estimate(self) -> int:
         """Return the number of distinct values."""
+        # Few distinct values are counted exactly.
         if not self._is_full:
             return int(self.smallest.size)
         return (MAX_KMV_HASHES - 1) * (1 << _HASH_BITS) // (int(self.smallest[-1]) + 1)
@@ -62,8 +64,18 @@ def hash_numbers(bits: Hashes) -> Hashes:
 
 def hash_strings(strings: Iterable[str]) -> Hashes:
     """Return a hash of each string; shape (n,)."""
-    digests = [blake2b(string.encode(), digest_size=8).digest() for string in strings]
-    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+    # A cryptographic hash: strings of an attacker must not collide on purpose.
+    digests = [
+        blake2b(
+            string.encode(),
+            digest_size=8,
+        ).digest()
+        for string in strings
+    ]
+    return np.frombuffer(
+        b"".join(digests),
+        "<u8",
+    ).astype(np.uint64)
 
 
 def mix_bits(numbers: Hashes) -> Hashes:
@@ -76,4 +88,7 @@ def mix_bits(numbers: Hashes) -> Hashes:
     mixed ^= mixed >> np.uint64(27)
     mixed *= np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
-    return np.asarray(mixed, dtype=np.uint64)
+    return np.asarray(
+        mixed,
+        dtype=np.uint64,
+    )

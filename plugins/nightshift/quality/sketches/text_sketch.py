@@ -67,7 +67,10 @@ class TextSketch(ColumnSketch):
         if n_excess > 0:
             # Misra & Gries, many levels at once: each level loses the count of the largest one
             # that is dropped.
-            loss = heapq.nsmallest(n_excess, self.levels.values())[-1]
+            loss = heapq.nsmallest(
+                n_excess,
+                self.levels.values(),
+            )[-1]
             self.n_uncounted += loss
             remaining = {string: n - loss for string, n in self.levels.items() if n > loss}
             self.levels = Counter(remaining)

@@ -29,16 +29,13 @@ add column statistic text,
 add column value double precision,
 add column usual double precision,
 add column usual_variation double precision,
-add column n_nights double precision,
-add column change double precision,
-add column changed_since date;
+add column n_nights double precision;
 comment on table monitoring.drift is 'A night''s columns against the nights that the champion was trained on. Grain: model, night, load and feature.';
 comment on column monitoring.drift.psi is 'Population stability index over bins or levels, of verdicts before distance.';
 comment on column monitoring.drift.distance is 'How far the statistic that is furthest from usual is from it, in usual variations from night to night; is_drifted means that it exceeds the spec''s drift_limit.';
 comment on column monitoring.drift.statistic is 'Which summary of the night that is: mean, std, a quantile (q05 to q95), missing_share or total_variation of the levels.';
 comment on column monitoring.drift.value is 'The statistic on this night; usual is its median over the training nights, and usual_variation its standard deviation from night to night.';
 comment on column monitoring.drift.n_nights is 'Independent nights that the training nights are worth; few make distances smaller.';
-comment on column monitoring.drift.change is 'Sum of the nights'' distances of the mean that exceed what is usual (CUSUM); above 1 the column has changed slowly, changed_since tells since when.';
 
 create table monitoring.column_faults (
     partition_date date not null,
@@ -78,7 +75,7 @@ add column segment text,
 add column loss double precision;
 comment on column monitoring.verdicts.score_psi is 'Of verdicts before score_distance.';
 comment on column monitoring.verdicts.cause is 'What the night''s evidence points at, and so what follows: broken input blocks training and names the feed, loss requests a retraining, covariate shift and a shock are looked at.';
-comment on column monitoring.verdicts.segment is 'The part of the rows that explains most of the loss or shift; null without either.';
+comment on column monitoring.verdicts.segment is 'The slice that explains most of a loss, or the column that explains most of a shift; null without either.';
 comment on column monitoring.verdicts.loss is 'By how much the champion''s advantage over the rule fell short of that on its hold-out, in the metric''s unit; null if unknown.';
 
 create or replace view monitoring.verdicts_published as
