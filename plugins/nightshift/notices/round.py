@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nightshift.errors import NightshiftError, WarehouseError, cause_of
+from nightshift.errors import WarehouseError, cause_of
 from nightshift.notices.delivery import ChannelResult, deliver
 from nightshift.notices.notice_settings import load_notice_settings
 from nightshift.notices.outage import tell_end_of_outage, tell_outage
@@ -73,7 +73,7 @@ def tell(
     problem, evaluation = "", None
     try:
         evaluation = evaluate(settings, at=at, airflow=airflow)
-    except NightshiftError as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, people are told what is known
         # What was found before, here or elsewhere, is told all the same.
         problem = cause_of(error)
     ended = tell_end_of_outage(settings, notices, WAREHOUSE)
