@@ -42,7 +42,8 @@ class Round:
     @property
     def failures(self) -> list[str]:
         """Return one line for each channel that did not take its message."""
-        return [f"{one.channel}: {one.problem}" for one in self.results if one.problem]
+        failed = [result for result in self.results if result.problem]
+        return [f"{result.channel}: {result.problem}" for result in failed]
 
 
 def tell(
@@ -104,7 +105,7 @@ def tell_quietly(settings: Settings) -> None:
     try:
         done = tell(settings)
     except Exception as error:  # noqa: BLE001 - a notice never fails a night
-        logger.warning("Nobody could be told: %s", cause_of(error))
+        logger.warning("No notice could be sent: %s", cause_of(error))
         return
     for failure in done.failures:
         logger.warning("A notice was not taken by %s", failure)
