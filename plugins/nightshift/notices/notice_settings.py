@@ -42,7 +42,7 @@ class SecretReference(Frozen):
     file: Path | None = None
 
     @model_validator(mode="after")
-    def _one_place(self) -> SecretReference:
+    def _one_source(self) -> SecretReference:
         if (self.env is None) == (self.file is None):
             raise ValueError("either env or file")
         return self
@@ -53,15 +53,15 @@ class SecretReference(Frozen):
         Raises:
             NoticeSettingsError: The variable or file is missing or empty.
         """
-        # The place is shown, the value never is.
-        place = f"variable {self.env}"
+        # The name is shown, the value never is.
+        source = f"variable {self.env}"
         value = os.environ.get(self.env or "", "")
         if self.file is not None:
-            place = f"file {self.file}"
+            source = f"file {self.file}"
             value = _read_secret(self.file)
         if not value:
             raise NoticeSettingsError(
-                f"A secret of the notices is missing: {place}.",
+                f"A secret of the notices is missing: {source}.",
                 todo="Set it where notices are sent; `nightshift notices check` looks for all.",
             )
         return value
@@ -374,7 +374,7 @@ class _SettingsWebhook(SecretReference):
     value: SecretStr
 
     @model_validator(mode="after")
-    def _one_place(self) -> _SettingsWebhook:
+    def _one_source(self) -> _SettingsWebhook:
         return self
 
     def resolve(self) -> str:

@@ -43,8 +43,8 @@ class Outage:
         code: Code of the error.
         what: Its sentence.
         since: When it was first seen, ISO 8601.
-        told: Channels that were told of its beginning.
-        told_end: Channels that were told of its end.
+        notified: Channels that were told of its beginning.
+        notified_of_end: Channels that were told of its end.
     """
 
     key: str
@@ -52,8 +52,8 @@ class Outage:
     code: str
     what: str
     since: str
-    told: list[str] = field(default_factory=list)
-    told_end: list[str] = field(default_factory=list)
+    notified: list[str] = field(default_factory=list)
+    notified_of_end: list[str] = field(default_factory=list)
 
 
 def tell_outage(
@@ -76,7 +76,7 @@ def tell_outage(
             since=dt.datetime.now(dt.UTC).isoformat(),
         )
         channels = _critical_channels(notices)
-        results = _tell(notices, outage, "opened", channels, outage.told)
+        results = _tell(notices, outage, "opened", channels, outage.notified)
         _keep(path, outage)
     return results
 
@@ -93,12 +93,15 @@ def tell_end_of_outage(
         if outage is None:
             return []
         # Who did not hear of the beginning hears of both at the end.
-        channels = _critical_channels(notices) | set(outage.told)
-        results = _tell(notices, outage, "closed", channels, outage.told_end)
+        channels = _critical_channels(notices) | set(outage.notified)
+        results = _tell(notices, outage, "closed", channels, outage.notified_of_end)
         # A channel that never takes the end must not keep the record for ever.
-        age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(outage.since)
+        since = dt.datetime.fromisoformat(outage.since)
+        age = dt.datetime.now(dt.UTC) - since
+        # Only channels that still exist can be told.
         known = notices.channels.by_name.keys()
-        is_told = channels & known <= set(outage.told_end)
+        waiting = channels & known - set(outage.notified_of_end)
+        is_told = not waiting
         if is_told or age > FORGOTTEN_AFTER:
             path.unlink()
         else:
@@ -125,11 +128,13 @@ def _state(settings: Settings, name: str) -> Iterator[tuple[Path, Outage | None]
 
 
 def _keep(path: Path, outage: Outage) -> None:
+    # Sealed: half a file after a power cut counts as none.
     content = json.dumps(asdict(outage))
     sealed_file.write(path, content.encode())
 
 
 def _path(settings: Settings, name: str) -> Path:
+    # One file for each thing that can be away.
     file_name = name.replace(" ", "-")
     return settings.home / FOLDER / f"{file_name}.json"
 
@@ -139,7 +144,7 @@ def _tell(
     outage: Outage,
     transition: Transition,
     channels: set[str],
-    told: list[str],
+    notified: list[str],
 ) -> list[ChannelResult]:
     """Send a message to the channels that were not told, and add those that took it."""
     now = dt.datetime.now(dt.UTC)
@@ -163,10 +168,10 @@ def _tell(
 
     # A channel that was taken out of the settings can be told nothing.
     known = channels & notices.channels.by_name.keys()
-    waiting = known - set(told)
+    waiting = known - set(notified)
     results = in_threads(sorted(waiting), deliver)
     taken = [result.channel for result in results if result.n_sent]
-    told.extend(taken)
+    notified.extend(taken)
     return results
 
 

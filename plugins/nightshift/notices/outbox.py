@@ -54,7 +54,7 @@ class Untold:
 
     @property
     def telling_event(self) -> int:
-        """Return the event under which the message is recorded; the others need none."""
+        """Return the event under which the message is recorded."""
         of_transition = [event for event, name in self.events if name == self.transition]
         return of_transition[-1]
 
@@ -190,9 +190,9 @@ def _untold(conn: Connection, channel: str) -> list[Untold]:
     ).fetchall()
     events: dict[int, list[tuple[int, Transition]]] = defaultdict(list)
     was_told: dict[int, bool] = {}
-    for incident_id, event_id, event, told in rows:
+    for incident_id, event_id, event, was_notified in rows:
         events[incident_id].append((event_id, event))
-        was_told[incident_id] = told
+        was_told[incident_id] = was_notified
     incidents = _by_number(conn, events)
     untold = []
     for number, numbered in events.items():

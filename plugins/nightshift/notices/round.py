@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nightshift.errors import NightshiftError, WarehouseError, cause_of
+from nightshift.errors import WarehouseError, cause_of
 from nightshift.notices.delivery import ChannelResult, deliver
 from nightshift.notices.notice_settings import load_notice_settings
 from nightshift.notices.outage import tell_end_of_outage, tell_outage
@@ -42,7 +42,8 @@ class Round:
     @property
     def failures(self) -> list[str]:
         """Return one line for each channel that did not take its message."""
-        return [f"{one.channel}: {one.problem}" for one in self.results if one.problem]
+        failed = [result for result in self.results if result.problem]
+        return [f"{result.channel}: {result.problem}" for result in failed]
 
 
 def tell(
@@ -73,7 +74,7 @@ def tell(
     problem, evaluation = "", None
     try:
         evaluation = evaluate(settings, at=at, airflow=airflow)
-    except NightshiftError as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, people are told what is known
         # What was found before, here or elsewhere, is told all the same.
         problem = cause_of(error)
     ended = tell_end_of_outage(settings, notices, WAREHOUSE)
@@ -104,7 +105,7 @@ def tell_quietly(settings: Settings) -> None:
     try:
         done = tell(settings)
     except Exception as error:  # noqa: BLE001 - a notice never fails a night
-        logger.warning("Nobody could be told: %s", cause_of(error))
+        logger.warning("No notice could be sent: %s", cause_of(error))
         return
     for failure in done.failures:
         logger.warning("A notice was not taken by %s", failure)

@@ -1,9 +1,7 @@
-"""``nightshift notices``: tell people what is broken, see who was told, and try a channel."""
+"""``nightshift notices``: see who was told what is broken, and try a channel."""
 
 from __future__ import annotations
 
-import sys
-import time
 import uuid
 from typing import Annotated
 
@@ -13,49 +11,9 @@ from nightshift.cli.console import print_table
 from nightshift.errors import NightshiftError
 from nightshift.settings import load_settings
 
-app = typer.Typer(help="Tell people what is broken, once.", no_args_is_help=True)
+app = typer.Typer(help="Who was told what is broken, and how.", no_args_is_help=True)
 
 INSTANT = "%Y-%m-%d %H:%M"
-NOT_TOLD, UNKNOWN = 1, 2
-"""Exit codes of ``send``. Source: docs/notices.md."""
-MIN_SECONDS = 10
-
-
-@app.command()
-def send(
-    every: Annotated[
-        int,
-        typer.Option(help="Seconds between two rounds, without end; 0 does one round."),
-    ] = 0,
-) -> None:
-    """Evaluate what is broken, and tell each channel what it was not told.
-
-    Exits with 0: everybody was told; 1: a channel did not take its message; 2: what is broken is
-    not known, since the warehouse is away.
-    """
-    if not every:
-        raise typer.Exit(_send_once())
-    while True:
-        begin = time.monotonic()
-        _send_once()
-        seconds_left = max(every, MIN_SECONDS) - (time.monotonic() - begin)
-        time.sleep(max(0.0, seconds_left))
-
-
-def _send_once() -> int:
-    """Do one round; return its exit code."""
-    from nightshift.notices.round import tell
-
-    done = tell(load_settings())
-    for failure in done.failures:
-        sys.stderr.write(f"[NS-NOTICE-002] not taken by {failure}\n")
-    for result in done.results:
-        if result.n_sent:
-            typer.echo(f"{result.channel}: {result.n_sent} sent")
-    if done.problem:
-        sys.stderr.write(f"What is broken is not known: {done.problem}\n")
-        return UNKNOWN
-    return NOT_TOLD if done.failures else 0
 
 
 @app.command("list")

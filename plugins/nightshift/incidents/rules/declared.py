@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from nightshift.incidents.facts import Rule
-from nightshift.incidents.rules import drops, models, publication, rows, runs, services
+from nightshift.incidents.rules import channels, drops, models, publication, rows, runs, services
 
 # What reads rows or sends requests; a fault is still notified within five minutes.
 EVERY_TWO_MINUTES = dt.timedelta(minutes=2)
@@ -35,4 +35,5 @@ RULES: tuple[Rule, ...] = (
     Rule("object store", "services", services.object_store),
     Rule("warehouse rights", "services", services.warehouse_rights),
     Rule("disk space", "services", services.disk_space),
+    Rule("dead channel", "services", channels.dead_channels),
 )

@@ -197,7 +197,7 @@ comment on column ops.notice_tries.reason is 'Why it failed; never an address, a
 
 create view ops.notice_channels as
 with told as (
-    select channel, max(at) filter (where outcome = 'sent') as last_sent_at
+    select channel, max(at) as last_tried_at, max(at) filter (where outcome = 'sent') as last_sent_at
     from ops.notice_tries group by channel
 ),
 
@@ -218,6 +218,7 @@ pending as (
 
 select
     coalesce(t.channel, p.channel) as channel,
+    t.last_tried_at,
     t.last_sent_at,
     f.failing_since,
     coalesce(f.n_failed, 0) as n_failed,
