@@ -8,7 +8,7 @@
     'n_reasons': 3,
     'effect_unit': 'minutes',
     'maturity_days': 1,
-    'metric': 'mae',
+    'metric': 'rmse',
     'feature_view': 'flight',
     'predictions_dataset': 'predictions/arrival_delay_minutes',
     'features_dataset': 'features/flight',
