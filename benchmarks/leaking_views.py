@@ -72,14 +72,14 @@ def _measure(home: Path, n_nights: int) -> Result:
     first = PartitionRange.of(FIRST_DAY).first
     # One more day on each side: a look-back, and the outcomes of the last night's flights.
     days = PartitionRange(first, first.shift(n_nights + 1))
-    nights = PartitionRange(first.shift(1), first.shift(n_nights))
+    partitions = PartitionRange(first.shift(1), first.shift(n_nights))
     _load(settings, days)
-    _build(settings, views, nights)
+    _build(settings, views, partitions)
 
     result = Result("leaking_views", f"{n_nights} nights, sizes {SIZES}, two clocks")
     seconds: list[float] = []
     for view in views:
-        n_refused, n_seconds = _probe(settings, _of_view(spec, view), nights)
+        n_refused, n_seconds = _probe(settings, _of_view(spec, view), partitions)
         seconds += n_seconds
         worth, without = _separations(settings, view)
         result.figures[f"{view}: {FEATURE} alone, AUC"] = worth
@@ -130,7 +130,7 @@ def _load(settings: Settings, days: PartitionRange) -> None:
     ingest_datasets(settings, days, RunContext("benchmark/ingest", 1, "benchmark"))
 
 
-def _build(settings: Settings, views: list[str], nights: PartitionRange) -> None:
+def _build(settings: Settings, views: list[str], partitions: PartitionRange) -> None:
     """Build and publish all views by dbt, without the gate: the copies have no suites."""
     from nightshift.contracts.datasets import load_contracts
     from nightshift.contracts.run import RunContext
@@ -145,10 +145,10 @@ def _build(settings: Settings, views: list[str], nights: PartitionRange) -> None
     with connect(settings, run.application_name) as conn:
         contracts = load_contracts(settings.datasets_dir).values()
         by_name = {contract.name: contract for contract in contracts}
-        versions = ledger.raw_versions(conn, contracts, nights.last)
-        as_of = ledger.as_of_by_partition(by_name, versions, nights)
+        versions = ledger.raw_versions(conn, contracts, partitions.last)
+        as_of = ledger.as_of_by_partition(by_name, versions, partitions)
         write = begin(
-            conn, targets, nights, LoadManifest(run, ledger.input_digests(versions, as_of))
+            conn, targets, partitions, LoadManifest(run, ledger.input_digests(versions, as_of))
         )
     variables = {
         "load_id": write.load_id,
@@ -164,7 +164,9 @@ def _of_view(spec: ModelSpec, view: str) -> ModelSpec:
     return spec.model_copy(update={"feature_view": view})
 
 
-def _probe(settings: Settings, spec: ModelSpec, nights: PartitionRange) -> tuple[int, list[float]]:
+def _probe(
+    settings: Settings, spec: ModelSpec, partitions: PartitionRange
+) -> tuple[int, list[float]]:
     """Probe each night; return how many are refused, and the seconds of each."""
     from nightshift.contracts.run import RunContext
     from nightshift.training.point_in_time_probe import probe_partition
@@ -173,12 +175,12 @@ def _probe(settings: Settings, spec: ModelSpec, nights: PartitionRange) -> tuple
     run = RunContext("benchmark/probe", 1, "benchmark")
     n_refused = 0
     seconds = []
-    for night in nights:
+    for partition in partitions:
         with connect(settings, run.application_name) as conn:
-            probe = probe_partition(conn, settings, spec, night.day, run)
+            probe = probe_partition(conn, settings, spec, partition.day, run)
         if probe.leaks or probe.skewed:
             n_refused += 1
-            print(f"{spec.feature_view} {night}: refused, {dict(probe.leaks)} {probe.skewed}")
+            print(f"{spec.feature_view} {partition}: refused, {dict(probe.leaks)} {probe.skewed}")
         seconds.append(probe.seconds)
     return n_refused, seconds
 

@@ -3,7 +3,7 @@
 ``python -m benchmarks.plan_costs [--plans 20] [--history 8]`` starts its own servers, loads the
 first days of 2013 of the flights night by night (that is the record that the first plans learn
 from), and then makes and applies plans one after another: backfills of new days, reruns from each
-stage over one to five days. The load of the machine stands beside each, since a machine that is
+stage over one to five days. The load of the machine stands next to each, since a machine that is
 busier than it was takes longer than any record says.
 """
 
@@ -77,7 +77,7 @@ def _measure(n_plans: int, n_history: int) -> Result:
         errors.append(abs(error))
         row_errors.append(_row_error(settings, plan))
         print(
-            f"{number + 1:>2} {plan.kind:<8} {applied.n_steps} steps, expected"
+            f"{number + 1:>2} {plan.name:<8} {applied.n_steps} steps, expected"
             f" {plan.cost.seconds:.1f} s ({plan.cost.low:.1f} to {plan.cost.high:.1f}) from"
             f" {plan.cost.source}, took {seconds:.1f} s, {error:+.0%}; load"
             f" {os.getloadavg()[0]:.1f}",
@@ -107,13 +107,13 @@ def _load_history(settings: Settings, first: Partition, n_days: int) -> None:
     set_up(settings)
     run = RunContext("benchmark/history", 1, "benchmark")
     for offset in range(n_days):
-        night = PartitionRange.single(first.shift(offset))
-        deliver(settings, night, [])
-        ingest_datasets(settings, night, run)
-        build(settings, night, run)
+        partition = PartitionRange.single(first.shift(offset))
+        deliver(settings, partition, [])
+        ingest_datasets(settings, partition, run)
+        build(settings, partition, run)
         for spec in load_specs(settings.models_dir).values():
-            score(settings, spec, night, run)
-            monitor(settings, spec, night, run)
+            score(settings, spec, partition, run)
+            monitor(settings, spec, partition, run)
 
 
 def _choose(

@@ -78,7 +78,8 @@ class recorded:  # noqa: N801 - used as a decorator
             from nightshift.warehouse.control_tables.acts import recorded_act
 
             # The command's own way to its settings: a test replaces it, `migrate` is an admin.
-            read_settings = command.__globals__.get("load_settings", load_settings)
+            names = getattr(command, "__globals__", {})
+            read_settings = names.get("load_settings", load_settings)
             settings = read_settings()
             act = self._act(arguments, reason)
             with recorded_act(settings, act):

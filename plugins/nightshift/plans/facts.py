@@ -101,7 +101,7 @@ def _files(folder: Path) -> Fact:
     """Return the digest of each file that says what is computed."""
     digests = {}
     for path in sorted(folder.rglob("*")):
-        # What dbt writes beside its models is no input.
+        # What dbt writes next to its models is no input.
         if path.suffix in _SUFFIXES and "target" not in path.parts:
             name = str(path.relative_to(folder))
             digests[name] = sha256(path.read_bytes()).hexdigest()

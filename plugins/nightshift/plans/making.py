@@ -83,7 +83,7 @@ class Planner:
             steps += self.stages.ingest(days)
         if "transform" in stages:
             steps += self.stages.transform(days, steps)
-        # A model alone is scored again: its features are shared with the others.
+        # A model alone is scored again: its features are shared with other models.
         for name, spec in self.specs.items():
             if model in ("", name):
                 steps += self.stages.of_model(spec, days, stages, steps)
@@ -109,10 +109,10 @@ class Planner:
 
     def redo(self, scope: Scope) -> Plan:
         """Plan to reprocess what late and corrected data touches."""
-        found = make_redo_plan(self.settings, self.conn, scope)
+        stale = make_redo_plan(self.settings, self.conn, scope)
         notes = []
         late: dict[str, dict[Any, str]] = {}
-        for drop in found.late:
+        for drop in stale.late:
             days = late.setdefault(f"raw/{drop.dataset}", {})
             days[drop.partition] = LANDED
             known_at = f"{drop.delivered_at:%Y-%m-%d %H:%M} UTC"
@@ -120,16 +120,16 @@ class Planner:
         steps: list[Step] = []
         for dataset in sorted(late):
             steps += steps_of("ingest", dataset, late[dataset])
-        reasons = {part.day: part.reason for part in found.features}
+        reasons = {part.day: part.reason for part in stale.features}
         steps += steps_of("transform", FEATURES, reasons)
-        steps += stale_steps("score", found.predictions)
-        steps += stale_steps("monitor", found.verdicts)
+        steps += stale_steps("score", stale.predictions)
+        steps += stale_steps("monitor", stale.verdicts)
 
         # What upstream still owes is no step, but a person should know.
-        for hole in found.missing_drops:
+        for hole in stale.missing_drops:
             waiting = f"{hole.n_waiting} night(s) wait for it"
             notes.append(f"{hole.dataset} of {hole.day}: {hole.status}; {waiting}")
-        notes += found.notes
+        notes += stale.notes
         arguments = {
             "dataset": scope.dataset,
             "first": str(scope.first or ""),
@@ -175,7 +175,7 @@ class Planner:
 
     def _finish(
         self,
-        kind: str,
+        name: str,
         arguments: Mapping[str, Any],
         steps: list[Step],
         notes: Iterable[str] = (),
@@ -188,14 +188,14 @@ class Planner:
         work = [step for step in steps if not step.is_reused]
         if not work:
             raise NothingToPlanError(
-                f"There is nothing to {kind}.",
+                f"There is nothing to {name}.",
                 got="; ".join(notes) or "every partition has the same inputs and the same code",
                 todo="Nothing. `nightshift plan rerun … --everything` runs it all the same.",
             )
         noticed = notice(self.conn, work)
         return Plan(
             new_token(),
-            kind,
+            name,
             arguments,
             tuple(steps),
             read_facts(self.settings, self.conn, work),

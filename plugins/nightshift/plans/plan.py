@@ -89,7 +89,7 @@ class Plan:
 
     Attributes:
         token: Names the plan; it is used once.
-        kind: ``rerun``, ``backfill``, ``redo`` or ``rollback``.
+        name: ``rerun``, ``backfill``, ``redo`` or ``rollback``.
         arguments: What was asked for.
         steps: In the order of the work.
         facts: Every input, code and pointer that the plan rests on.
@@ -99,7 +99,7 @@ class Plan:
     """
 
     token: str
-    kind: str
+    name: str
     arguments: Mapping[str, Any]
     steps: tuple[Step, ...]
     facts: Facts
@@ -140,7 +140,7 @@ def store_plan(
         """,
         [
             plan.token,
-            plan.kind,
+            plan.name,
             json.dumps(plan.arguments),
             actor,
             json.dumps(plan.facts),
@@ -168,12 +168,12 @@ def find_plan(conn: Connection, token: str) -> Plan:
             expected="a token that `nightshift plan` printed for this warehouse",
             todo="Plan again.",
         )
-    kind, arguments, facts, document, cost, planned_by = row
+    name, arguments, facts, document, cost, planned_by = row
     steps = tuple(_step(part) for part in document["steps"])
     notes = tuple(document["notes"])
     return Plan(
         token,
-        kind,
+        name,
         arguments,
         steps,
         facts,

@@ -66,7 +66,7 @@ class StageRunner:
     def _ingest(self, step: Step) -> None:
         """Load the drops of a step; those that are loaded already stay as they are."""
         days = step.partitions
-        if self.plan.kind != "redo":
+        if self.plan.name != "redo":
             ingest(self.settings, step.name, days, self.run)
             return
         # Late drops are loaded one by one: a bad one does not stop the rest.

@@ -55,11 +55,11 @@ class Perturbation:
 
 def perturbations(datasets: Sequence[str]) -> tuple[Perturbation, ...]:
     """Return every perturbation of some datasets."""
-    found = []
+    added = []
     for dataset in sorted(datasets):
-        found.append(Perturbation(dataset, "delivered"))
-        found.append(Perturbation(dataset, "happened"))
-    return tuple(found)
+        added.append(Perturbation(dataset, "delivered"))
+        added.append(Perturbation(dataset, "happened"))
+    return tuple(added)
 
 
 def add_later_versions(

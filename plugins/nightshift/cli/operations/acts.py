@@ -45,7 +45,7 @@ def acts(
 
     first = instant_or_now(since) if since else None
     with connect(load_settings(), "nightshift acts") as conn:
-        found = list_acts(
+        listed = list_acts(
             conn,
             since=first,
             name=name,
@@ -54,11 +54,11 @@ def acts(
         )
     # Programs get what was read back, too.
     if as_json:
-        document = [asdict(act) for act in found]
+        document = [asdict(act) for act in listed]
         typer.echo(json.dumps(document, default=str, indent=2))
         return
-    print_table(HEADERS, map(_row, found))
-    typer.echo(f"{len(found)} act(s)")
+    print_table(HEADERS, map(_row, listed))
+    typer.echo(f"{len(listed)} act(s)")
 
 
 def _row(act: RecordedAct) -> tuple[str, ...]:

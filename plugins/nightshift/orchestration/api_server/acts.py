@@ -170,9 +170,9 @@ async def user_of(scope: Scope) -> str | None:
 
     connection = HTTPConnection(scope)
     header = connection.headers.get("authorization", "")
-    kind, _, token = header.partition(" ")
+    scheme, _, token = header.partition(" ")
     # The page sends a cookie, programs send a header.
-    if kind.lower() != "bearer":
+    if scheme.lower() != "bearer":
         token = connection.cookies.get(COOKIE_NAME_JWT_TOKEN, "")
     if not token:
         return None
