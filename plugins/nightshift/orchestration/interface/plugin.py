@@ -75,8 +75,10 @@ class LazyApp:
         """Answer one request."""
         from starlette.concurrency import run_in_threadpool
 
-        # The imports take a second, which belongs to this request alone.
-        app = self._app or await run_in_threadpool(self._make)
+        app = self._app
+        if app is None:
+            # The imports take a second, which belongs to this request alone.
+            app = await run_in_threadpool(self._make)
         await app(scope, receive, send)
 
     def _make(self) -> ASGIApp:
@@ -89,7 +91,7 @@ class LazyApp:
             return self._app
 
 
-class NightshiftPlugin(AirflowPlugin):
+class NightshiftPlugin(AirflowPlugin):  # type: ignore[misc] # Airflow has no types here
     """What Airflow reads."""
 
     name = "nightshift"
