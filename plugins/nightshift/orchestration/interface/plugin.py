@@ -85,6 +85,7 @@ class LazyApp:
         from nightshift.page.application import create_app
         from nightshift.settings import load_settings
 
+        # Two first requests at once: the second one waits for the first one's application.
         with self._lock:
             if self._app is None:
                 self._app = create_app(load_settings(), AirflowGate())
