@@ -148,7 +148,7 @@ def training_figure(snapshot: Snapshot, model: str, version: int, name: str) -> 
 
 
 def _only_key(snapshot: Snapshot, query: str, values: Mapping[str, object]) -> str:
-    rows = snapshot.rows(query, values)  # type: ignore[arg-type] # our own constant queries
+    rows = snapshot.rows(query, values)
     if not rows:
         raise MissingPageError("There is no such page in the lake.")
     return str(rows[0]["key"])

@@ -75,21 +75,24 @@ class LazyApp:
         """Answer one request."""
         from starlette.concurrency import run_in_threadpool
 
-        # The imports take a second, which belongs to this request alone.
-        app = self._app or await run_in_threadpool(self._make)
+        app = self._app
+        if app is None:
+            # The imports take a second, which belongs to this request alone.
+            app = await run_in_threadpool(self._make)
         await app(scope, receive, send)
 
     def _make(self) -> ASGIApp:
         from nightshift.page.application import create_app
         from nightshift.settings import load_settings
 
+        # Two first requests at once: the second one waits for the first one's application.
         with self._lock:
             if self._app is None:
                 self._app = create_app(load_settings(), AirflowGate())
             return self._app
 
 
-class NightshiftPlugin(AirflowPlugin):
+class NightshiftPlugin(AirflowPlugin):  # type: ignore[misc] # Airflow has no types here
     """What Airflow reads."""
 
     name = "nightshift"

@@ -283,7 +283,7 @@ def _pieces(points: Iterable[Point]) -> Iterator[list[Point]]:
 
 
 def _key(series: Sequence[Series]) -> Iterator[str]:
-    position = WIDTH - RIGHT
+    position: float = WIDTH - RIGHT
     # From the right: the names have different lengths, the edge is known.
     for one_series in reversed(
         series,
