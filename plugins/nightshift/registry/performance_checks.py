@@ -277,17 +277,18 @@ def slices(context: PromotionContext) -> Iterator[Criterion]:
 
 def churn(context: PromotionContext) -> Iterator[Criterion]:
     """Check that not too many predictions change for those who read them."""
-    if context.champion_model is None:
+    context = context.broadest
+    champion_model = context.champion_model
+    if champion_model is None:
         yield _not_compared(context, "churn")
         return
     from scipy.stats import rankdata, spearmanr
 
-    context = context.broadest
     promotion = context.spec.promotion
     new = context.of("challenger").score
     old = context.of("champion").score
     ones = np.ones(new.size)
-    is_moved = context.trained.deciles(new) != context.champion_model.deciles(old)
+    is_moved = context.trained.deciles(new) != champion_model.deciles(old)
     moved_sums = context.days.sums(is_moved * 1.0, ones)
     share = context.estimate(ratio(moved_sums))
     maximum = promotion.maximum_decile_churn

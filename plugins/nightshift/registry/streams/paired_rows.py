@@ -152,6 +152,7 @@ def _judged_columns(spec: ModelSpec) -> sql.Composed:
     from psycopg import sql
 
     promotion = spec.promotion
-    parts = [part.column for part in (*promotion.slices, *promotion.fairness)]
-    names = dict.fromkeys([*parts, spec.scoring.fallback.feature])
+    slices = [part.column for part in promotion.slices]
+    groups = [part.column for part in promotion.fairness]
+    names = dict.fromkeys([*slices, *groups, spec.scoring.fallback.feature])
     return sql.SQL(", ").join(sql.Identifier("features", name) for name in names)

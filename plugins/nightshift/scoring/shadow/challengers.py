@@ -61,7 +61,7 @@ def find_members(conn: Connection, spec: ModelSpec, partition: Partition) -> dic
             """,
         )
         # A rerun scores with the versions that scored, whatever was trained since.
-        published = dict(conn.execute(query, [partition.day]).fetchall())
+        published: dict[str, int] = dict(conn.execute(query, [partition.day]).fetchall())
         if published:
             return published
     return shadow_members(conn, spec, partition)

@@ -72,7 +72,7 @@ def refuse_incomplete(
         spec,
         "select stream, count(*) from {shadow} where load_id = %s group by stream",
     )
-    counts = dict(conn.execute(query, [write.load_id]).fetchall())
+    counts: dict[str, int] = dict(conn.execute(query, [write.load_id]).fetchall())
     # The key of the table refuses a doubled row, so the count alone tells.
     wrong = []
     for stream in streams:

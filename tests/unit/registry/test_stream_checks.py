@@ -1,0 +1,98 @@
+"""What four weeks of a stream refuse: wrong levels, wrong certainty, and one broken slice."""
+
+from __future__ import annotations
+
+import datetime as dt
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.integration.registry.conftest import make_spec
+
+from nightshift.contracts.partitions import Partition
+from nightshift.registry.performance_checks import calibration, churn, slices
+from nightshift.registry.promotion_context import PromotionContext
+from nightshift.registry.streams.nights import StreamEvidence
+from nightshift.training.statistics.sequential_test import SequentialResult
+
+N_DAYS, N_ROWS = 28, 200
+SMALL = "F"
+"""A level of two rows a night: too few for any metric."""
+
+
+def refusals(change: str) -> set[str]:
+    """Return the criteria that refuse a challenger that is better than the champion, but for one
+    change."""
+    dice = np.random.default_rng(7)
+    n = N_DAYS * N_ROWS
+    day = np.repeat(np.arange(N_DAYS), N_ROWS)
+    level = np.where(np.arange(n) % 100 == 0, SMALL, np.array(["A", "B"])[np.arange(n) % 2])
+    known, more = dice.normal(size=(2, n))
+    truth = -1.2 + known + 0.4 * more + 0.3 * dice.normal(size=N_DAYS)[day]
+    label = dice.random(n) < 1 / (1 + np.exp(-truth))
+    champion = -1.2 + 0.95 * known
+    challenger = -1.2 + known + 0.4 * more
+    if change == "twice too sure":
+        challenger = 2 * challenger
+    is_broken = level == {"small": SMALL, "large": "A"}.get(change, "")
+    challenger[is_broken] = dice.permutation(challenger[is_broken])
+    probability = 1 / (1 + np.exp(-challenger))
+    if change == "0.10 too high":
+        probability = np.minimum(probability + 0.10, 0.999)
+    of_champion = 1 / (1 + np.exp(-champion))
+    pairs = pa.table(
+        {
+            "partition_date": pa.array(np.datetime64("2020-03-01") + day, pa.date32()),
+            "carrier": level,
+            "is_late": label,
+            "champion_score": of_champion,
+            "champion_probability": of_champion,
+            "challenger_score": probability,
+            "challenger_probability": probability,
+        }
+    )
+    promotion = {
+        "metric": "roc_auc",
+        "slices": [{"column": "carrier"}],
+        "slice_margin": 0.05,
+    }
+    nothing = SequentialResult(N_DAYS, 0.01, 0.001, 30.0)
+    evidence = StreamEvidence(
+        Partition(dt.date(2020, 4, 1)), "trained", dt.date(2020, 3, 1), nothing, N_DAYS, 0.01, pairs
+    )
+    unused: Any = None
+    context = PromotionContext(
+        unused, unused, make_spec(promotion=promotion), unused, {}, unused, unused, evidence
+    )
+
+    def deciles(score):
+        ranks = np.argsort(np.argsort(score))
+        return 10 * ranks // score.size + 1
+
+    model = SimpleNamespace(threshold=0.5, deciles=deciles)
+    # Models and rows stand ready, as if they had been read.
+    vars(context).update(trained=model, _tried_champion=(model, "", "compared"), all_rows=pairs)
+    criteria = [*calibration(context), *slices(context), *churn(context)]
+    assert context.broadest.is_stream
+    return {criterion.name for criterion in criteria if criterion.is_refusal}
+
+
+@pytest.mark.parametrize(
+    ("change", "refused_by"),
+    [
+        ("none", set()),
+        ("twice too sure", {"calibration[excess]"}),
+        ("0.10 too high", {"calibration[excess]"}),
+        ("large", {"slice[carrier=A]", "churn[carrier=A]"}),
+        ("small", {f"churn[carrier={SMALL}]"}),
+    ],
+)
+def test_better_challenger_is_refused_for_what_is_broken_in_it(
+    change: str, refused_by: set[str]
+) -> None:
+    result = refusals(change)
+    if not refused_by:
+        assert result == set()
+    assert refused_by <= result
