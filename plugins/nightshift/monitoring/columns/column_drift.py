@@ -103,6 +103,7 @@ class ColumnDistances:
             self.table.row(profile, None),
             np.float64,
         )
+        # No partition before is needed: repeated values tell faults only.
         distances = self.usual.distances(
             values,
             day.weekday(),

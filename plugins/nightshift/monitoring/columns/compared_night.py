@@ -12,6 +12,7 @@ import numpy as np
 
 from nightshift.monitoring.columns.night_series import QUANTILE_NAMES, Profile, Series, SeriesTable
 from nightshift.monitoring.columns.usual_variation import UsualStep, column_quantile, quiet
+from nightshift.quality.column_summary import N_HASHES
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -121,6 +122,26 @@ class ComparedNight:
         for column, summary in self.profile.items():
             if column in known and summary.n_rows:
                 yield column, summary
+
+    def seen_shares(self, column: str, summary: ColumnSummary) -> tuple[float, Doubles]:
+        """Return the share of distinct values that training partitions had: tonight's, and theirs.
+
+        A training partition is compared with the others. The second is empty for columns with too
+        many values to keep all their hashes.
+        """
+        reference = self.table.profiles[: self.table.n_reference]
+        nightly = [profile[column] for profile in reference if column in profile]
+        if max((known.n_distinct for known in nightly), default=N_HASHES + 1) > N_HASHES:
+            return 1.0, np.empty(0)
+        values, counts = np.unique(
+            np.concatenate([known.hashes for known in nightly]),
+            return_counts=True,
+        )
+        # A value that two partitions had was seen by each of them in the other one.
+        shared = values[counts > 1]
+        usual = [np.isin(known.hashes, shared).mean() for known in nightly if known.hashes.size]
+        tonight = float(np.isin(summary.hashes, values).mean())
+        return tonight, np.array(usual, np.float64)
 
     def locations(self, column: str) -> tuple[Doubles, Doubles, Doubles]:
         """Return expected and tonight's quantiles of a column of numbers, and their usual steps."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+UNSEEN = 0.5
+"""Share of a column's distinct values that other nights had too; less is another grid."""
 NEW_MISSING = 0.003
 """Share of rows that must be newly missing."""
 REPEATED = 0.9
@@ -14,7 +16,7 @@ FEW_VALUES = 3
 """A column with so few values on a usual night may have one by chance."""
 OFTEN = 0.2
 """Share of the training partitions from which repeated values tell nothing."""
-STILL = 0.1
+STILL = 0.01
 """A mean that moved by so little of its usual variation between nights has stood still."""
 MINUTES_AN_HOUR, MINUTES_A_DAY = 60, 1440
 BOUNDED = (0.2, 3.0)

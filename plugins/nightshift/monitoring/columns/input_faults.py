@@ -292,6 +292,17 @@ class NightCheck(ComparedNight):
                     detail,
                 )
 
+    def unknown_values(self) -> Iterator[InputFault]:
+        """Find columns of few values, measured on a grid, with values that are not on it."""
+        for column, summary in self.columns:
+            if summary.is_text or not summary.hashes.size:
+                continue
+            tonight, usual = self.seen_shares(column, summary)
+            if usual.size >= MIN_NIGHTS and tonight <= limits.UNSEEN < usual.min():
+                detail = f"{1 - tonight:.0%} of its distinct values never were"
+                distance = self.largest(column)
+                yield InputFault(column, "unknown values", distance, detail)
+
     def shifted(self) -> Iterator[InputFault]:
         """Find columns that jump further than any step before."""
         for column in self.jumped((*LOCATIONS, "zero_share", "n_distinct", "total_variation")):
@@ -377,6 +388,7 @@ class InputChecks:
             check.swapped,
             check.changed_units,
             lambda: check.broken_orders(order),
+            check.unknown_values,
             check.shifted,
         )
         for find_faults in checks:

@@ -96,6 +96,8 @@ class UsualVariation:
         A partition that belongs to the series has a standard normal distance, however few
         partitions they have.
         """
+        # A weekday that explains nothing has an effect of 0.
+        # So a series without weeks is compared with its median alone.
         deviation = values - self.center - self.weekday[weekday]
         # The center of few partitions is uncertain itself.
         widened = self.scale * np.sqrt(1 + 1 / self.n_effective)

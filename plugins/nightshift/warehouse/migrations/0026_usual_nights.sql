@@ -51,7 +51,7 @@ create table monitoring.column_faults (
     primary key (model, partition_date, load_id, feature)
 );
 comment on table monitoring.column_faults is 'Columns of a night that a broken feed explains. Grain: model, night, load and feature.';
-comment on column monitoring.column_faults.kind is 'missing values, frozen, zeros, constant, vanished level, new level, unit changed, swapped, inconsistent, time zone or shifted.';
+comment on column monitoring.column_faults.kind is 'missing values, frozen, zeros, constant, vanished level, new level, unit changed, swapped, inconsistent, unknown values, time zone or shifted.';
 comment on column monitoring.column_faults.distance is 'How far the column is from what the nights before let expect, in usual steps from night to night.';
 comment on column monitoring.column_faults.since is 'First of the consecutive nights on which the column was broken.';
 comment on column monitoring.column_faults.feeds is 'Raw datasets behind the column, by its lineage.';
