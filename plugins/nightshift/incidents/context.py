@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from zoneinfo import ZoneInfo
 
@@ -59,15 +60,16 @@ class EvaluationContext:
     @cached_property
     def spec_files(self) -> DocumentFolder[ModelSpec]:
         """Return the spec files as they are now."""
-        # Without the cache of the reader: each evaluation of a process must see an edited file.
         folder = self.settings.models_dir
-        return read_folder(folder, lambda name: load_spec.__wrapped__(folder, name))
+        return read_folder(folder, lambda name: _read_spec(folder, name, _state_of(folder, name)))
 
     @cached_property
     def contract_files(self) -> DocumentFolder[DatasetContract]:
         """Return the contract files as they are now."""
         folder = self.settings.datasets_dir
-        return read_folder(folder, lambda name: load_contract.__wrapped__(folder, name))
+        return read_folder(
+            folder, lambda name: _read_contract(folder, name, _state_of(folder, name))
+        )
 
     @cached_property
     def specs(self) -> dict[str, ModelSpec]:
@@ -163,6 +165,29 @@ class EvaluationContext:
     def owner_of(self, model: str) -> str:
         """Return the team that answers for a model; empty if it has no spec."""
         return self.specs[model].owner if model in self.specs else ""
+
+
+# The caches of the readers would hide an edited file from a process that evaluates each minute.
+FileState = tuple[int, int]
+
+
+def _state_of(folder: Path, name: str) -> FileState:
+    """Return what changes when a file is edited: its time and size; zeros without a file."""
+    try:
+        state = (folder / f"{name}.yaml").stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=512)
+def _read_spec(folder: Path, name: str, _: FileState) -> ModelSpec:
+    return load_spec.__wrapped__(folder, name)
+
+
+@lru_cache(maxsize=512)
+def _read_contract(folder: Path, name: str, _: FileState) -> DatasetContract:
+    return load_contract.__wrapped__(folder, name)
 
 
 def local_time(at: dt.datetime) -> str:

@@ -158,14 +158,13 @@ def _punctuality(conn: Connection, spec: ModelSpec, at: dt.datetime) -> Punctual
         newest=newest_published_day(conn, dataset),
         n_rows=n_rows,
         n_published=n_published,
-        missing_before=missing_before(conn, dataset, partition),
+        missing_before=_missing_before(conn, dataset, partition),
         owner=spec.owner,
         runbook=spec.runbook,
     )
 
 
-def missing_before(conn: Connection, dataset: str, partition: Partition) -> tuple[dt.date, ...]:
-    """Return the unpublished days before a partition, after the first published one."""
+def _missing_before(conn: Connection, dataset: str, partition: Partition) -> tuple[dt.date, ...]:
     rows = conn.execute(
         """
         with seen as (select partition_date from ops.published where dataset = %(dataset)s)

@@ -64,6 +64,7 @@ def rerun_unfinished() -> list[str]:
     settings = load_settings()
     limit = get_current_context()["task"].execution_timeout
     cleared: list[str] = []
+    _evaluate_incidents(settings)
     with (
         ended_when_overdue(limit),
         connect(settings, f"nightshift {DAG_ID}") as conn,
@@ -78,6 +79,17 @@ def rerun_unfinished() -> list[str]:
     if not cleared:
         raise AirflowSkipException("No run can be completed.")
     return cleared
+
+
+def _evaluate_incidents(settings: Settings) -> None:
+    """Evaluate what is broken where nobody runs ``nightshift watch``; a failure is only logged."""
+    from nightshift.incidents.evaluation import evaluate
+
+    # Here and in no stage: this DAG has nobody who waits for it.
+    try:
+        evaluate(settings)
+    except Exception as error:  # noqa: BLE001 - runs are cleared all the same
+        logger.warning("Incidents were not evaluated:\n%s", stack_of(error))
 
 
 def lost_ingests(settings: Settings, conn: Connection) -> list[Rerun]:

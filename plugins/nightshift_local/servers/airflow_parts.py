@@ -17,9 +17,11 @@ from nightshift_local.home_files import exclusive
 from nightshift_local.part import Part, get
 from nightshift_local.process import Launch
 from nightshift_local.servers.airflow_settings import (
+    NO_TRIGGERER,
     airflow_environment,
     pools_document,
     write_logins,
+    write_notice,
 )
 from nightshift_local.servers.postgres import PostgresServer
 
@@ -146,7 +148,7 @@ class AirflowPart(Part):
         Done once per Airflow version, set of pools and database.
         """
         done = self._home / "run" / "airflow-migrated"
-        expected = f"{version('apache-airflow')} {pools_document()}"
+        expected = f"{version('apache-airflow')} {pools_document()} {NO_TRIGGERER}"
         # The three parts may start at the same time.
         with exclusive(self._home / "run" / "airflow-setup.lock"):
             if done.exists() and done.read_text() == expected and self._has_metadata():
@@ -154,6 +156,7 @@ class AirflowPart(Part):
             folder = self._home / "airflow"
             folder.mkdir(mode=0o700, exist_ok=True)
             write_logins(self._home)
+            write_notice(self._home)
             pools = folder / "pools.json"
             pools.write_text(pools_document())
             # The file that marks the set-up is written last: a killed one is repeated.

@@ -82,6 +82,22 @@ heartbeat is older than SCHEDULER_HEALTH_CHECK_THRESHOLD, and ends its own tasks
 """
 
 
+NO_TRIGGERER = (
+    "The red Triggerer is right: no task of nightshift defers, so none runs here."
+    " What is broken: `nightshift status`."
+)
+# Only the API server shows it; the import would cost every task's start.
+LOCAL_SETTINGS = f'''"""Written by `nightshift up`."""
+
+import sys
+
+if "api-server" in sys.argv:
+    from airflow.api_fastapi.common.types import UIAlert
+
+    DASHBOARD_UIALERTS = [UIAlert(text={NO_TRIGGERER!r}, category="info")]
+'''
+
+
 def airflow_environment(home: Path, database_url: str, api_port: int) -> dict[str, str]:
     """Return the variables under which every part of the local Airflow runs.
 
@@ -125,6 +141,16 @@ def write_logins(home: Path) -> None:
     credentials = Credentials(home)
     password = credentials.get("airflow-admin")
     credentials.get("airflow-logins.json", lambda: json.dumps({USER: password}))
+
+
+def write_notice(home: Path) -> None:
+    """Write the local settings of Airflow, which tell on its home page why a light is red.
+
+    Airflow shows a part that was never started as unhealthy. Source: docs/adr/0046-incidents.md.
+    """
+    folder = home / "airflow" / "config"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "airflow_local_settings.py").write_text(LOCAL_SETTINGS, encoding="utf-8")
 
 
 def pools_document() -> str:

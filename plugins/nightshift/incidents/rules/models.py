@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # A training takes minutes to hours; a request that is open for a day was lost or cannot be met.
 REQUEST_PATIENCE = dt.timedelta(days=1)
 MIRROR_PATIENCE = dt.timedelta(days=1)
-# A refused challenger is the gate's daily work; several in a row say that the data has changed.
+# Refused in a row while the champion loses: the data has changed, and retraining does not help.
 MAX_REFUSALS = 3
 
 
@@ -84,7 +84,8 @@ def old_champions(context: EvaluationContext) -> Iterator[Fact]:
 
 
 def refused_challengers(context: EvaluationContext) -> Iterator[Fact]:
-    """Yield the models of which several challengers in a row were refused."""
+    """Yield the models that have lost quality, and whose challengers are refused one by one."""
+    # A refusal alone is the gate's daily work: a good champion is rarely beaten within a night.
     rows = context.conn.execute(
         """
         select p.model, count(*), max(p.version), max(p.partition_date)
@@ -92,6 +93,9 @@ def refused_challengers(context: EvaluationContext) -> Iterator[Fact]:
         where p.verdict = 'refused' and p.promotion_id > coalesce((
             select max(last.promotion_id) from ml.promotions last
             where last.model = p.model and last.verdict <> 'refused'), 0)
+            and 'breached' = (
+                select v.performance_status from monitoring.verdicts_published v
+                where v.model = p.model order by v.partition_date desc limit 1)
         group by p.model having count(*) >= %s
         """,
         [MAX_REFUSALS],
@@ -103,9 +107,9 @@ def refused_challengers(context: EvaluationContext) -> Iterator[Fact]:
             health="caution",
             subject_type="model",
             subject=model,
-            what=f"The last {n_refused} challengers of {model} were refused, the newest is version"
-            f" {version}.",
-            consequence="The champion serves on and grows old.",
+            what=f"{model} has lost quality, and its last {n_refused} challengers were refused; the"
+            f" newest is version {version}.",
+            consequence="The champion serves on with the measured loss.",
             command=f"nightshift evidence {model} {version}",
             partitions=(day,),
             owner=context.owner_of(model),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import Partition
 from nightshift.incidents.context import deadline_of, describe_days, local_time
 from nightshift.incidents.facts import Fact
-from nightshift.monitoring.freshness import missing_before
+from nightshift.monitoring.freshness import LOOK_BACK_DAYS
 from nightshift.warehouse.analysts.missing_views import missing_views_error
 from nightshift.warehouse.ledger import lookback_days
 from nightshift.warehouse.published import newest_published_day
@@ -25,6 +26,7 @@ RESCUE_MINUTES = dt.timedelta(minutes=15)
 HOLE_PATIENCE = dt.timedelta(minutes=30)
 # Time for the next stage, and for catch_up to emit its event again (twenty minutes).
 STRANDED_PATIENCE = dt.timedelta(minutes=45)
+VIEW_SUFFIXES = ("current", "history", "outcomes")
 STRANDED_HORIZON = dt.timedelta(days=7)
 
 
@@ -34,16 +36,46 @@ def late_predictions(context: EvaluationContext) -> Iterator[Fact]:
     A model is late for its due day and for each missing day of the week before, like in
     ``nightshift check-freshness``.
     """
-    for spec in context.specs.values():
-        # Between the rescue and the deadline there is time to act; it grows worse then.
-        due = spec.last_to_rescue(context.at - RESCUE_MINUTES)
-        if not context.is_expected(spec.predictions_dataset, due):
-            continue
-        missing = list(missing_before(context.conn, spec.predictions_dataset, due))
-        if not _is_published(context, spec.predictions_dataset, due.day):
-            missing.append(due.day)
-        if missing:
-            yield _late(context, spec, tuple(missing))
+    # Between the rescue and the deadline there is time to act; it grows worse then.
+    due = {
+        spec.name: spec.last_to_rescue(context.at - RESCUE_MINUTES)
+        for spec in context.specs.values()
+    }
+    missing = _missing_predictions(context, due)
+    for model, days in missing.items():
+        spec = context.specs[model]
+        if context.is_expected(spec.predictions_dataset, due[model]):
+            yield _late(context, spec, tuple(days))
+
+
+def _missing_predictions(
+    context: EvaluationContext, due: dict[str, Partition]
+) -> dict[str, list[dt.date]]:
+    """Return the unpublished days of each model up to its due day, in one query."""
+    rows = context.conn.execute(
+        """
+        select m.model, day::date
+        from unnest(%(models)s::text[], %(due)s::date[]) as m (model, due)
+        cross join lateral
+            generate_series(m.due - %(n_days)s::int, m.due::timestamp, interval '1 day') day
+        where not exists (
+            select from ops.published p
+            where p.dataset = 'predictions/' || m.model and p.partition_date = day::date)
+            and (day::date = m.due or day::date > (
+                select min(partition_date) from ops.published p
+                where p.dataset = 'predictions/' || m.model))
+        order by 1, 2
+        """,
+        {
+            "models": list(due),
+            "due": [partition.day for partition in due.values()],
+            "n_days": LOOK_BACK_DAYS,
+        },
+    )
+    missing: dict[str, list[dt.date]] = defaultdict(list)
+    for model, day in rows:
+        missing[model].append(day)
+    return missing
 
 
 def _late(context: EvaluationContext, spec: ModelSpec, missing: tuple[dt.date, ...]) -> Fact:
@@ -256,8 +288,15 @@ order by p.partition_date
 
 def missing_views(context: EvaluationContext) -> Iterator[Fact]:
     """Yield the models whose views for analysts do not exist."""
-    # A view that was dropped fails no task: only its readers notice.
+    # A view that was dropped fails no task: only its readers notice. The catalog is asked once; a
+    # model that has all of its views needs no closer look.
+    rows = context.conn.execute(
+        "select viewname from pg_views where schemaname = 'analytics' order by 1"
+    )
+    existing = {name for (name,) in rows}
     for spec in context.specs.values():
+        if {f"{spec.name}_{suffix}" for suffix in VIEW_SUFFIXES} <= existing:
+            continue
         error = missing_views_error(context.conn, spec)
         if error is not None:
             yield Fact(
