@@ -50,7 +50,9 @@ class MetricView:
 
         columns = [sql.Identifier(name) for name in (*self.labels, *self.values)]
         # The same rows in each scrape, so that a dropped series does not come and go.
-        order = [sql.Identifier(name) for name in self.labels]
+        order: list[sql.Composable] = [sql.Identifier(name) for name in self.labels]
+        if not order:
+            order = [sql.SQL("1")]
         query = sql.SQL(
             """
             select {columns}, count(*) over () from {view}
@@ -60,7 +62,7 @@ class MetricView:
         return query.format(
             columns=sql.SQL(", ").join(columns),
             view=sql.Identifier(SCHEMA, self.name),
-            order=sql.SQL(", ").join(order or [sql.SQL("1")]),
+            order=sql.SQL(", ").join(order),
             max_rows=sql.Literal(MAX_ROWS),
         )
 

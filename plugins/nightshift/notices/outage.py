@@ -127,6 +127,7 @@ def _state(settings: Settings, name: str) -> Iterator[tuple[Path, Outage | None]
         yield path, outage
 
 
+# What a reader of the file sees is JSON of the class above.
 def _keep(path: Path, outage: Outage) -> None:
     # Sealed: half a file after a power cut counts as none.
     content = json.dumps(asdict(outage))
