@@ -61,5 +61,5 @@ class MonitorReplay:
         decision = decide_retrain(context, measurement, context.retrain_history())
         verdict = make_verdict(context, measurement, decision)
         self.verdicts[day] = verdict
-        self.faults[day] = measurement.faults
+        self.faults[day] = measurement.columns.faults
         return verdict.has_triggered

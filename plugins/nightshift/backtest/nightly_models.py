@@ -25,6 +25,7 @@ from nightshift.contracts.partitions import Partition
 from nightshift.models.linear_member import LinearMember
 from nightshift.models.signature import Signature
 from nightshift.models.trained_model import TrainedModel
+from nightshift.registry.model_versions import ModelVersion
 from nightshift.training.holdout import fit_and_evaluate
 from nightshift.training.splits import rows_between, rows_of, split_window
 from nightshift.training.training_set import mature_window
@@ -96,6 +97,31 @@ class NightlyModels:
     def of(self, day: dt.date) -> NightlyModel:
         """Return the model of a day."""
         return _load(_file(self.folder, day))
+
+    def version_of(self, day: dt.date) -> ModelVersion:
+        """Return the model of a day as the registry would describe it, without its files.
+
+        The day that trained it is its name here; as a number it stands for the version.
+        """
+        split = self.split(day)
+        is_refit = self.spec.training.recipe.refit
+        return ModelVersion(
+            model=self.spec.name,
+            version=day.toordinal(),
+            digest=str(day),
+            model_key="",
+            model_sha256="",
+            model_bytes=None,
+            metadata_key="",
+            metadata_sha256="",
+            metadata_bytes=None,
+            training_set=str(day),
+            partition_date=day,
+            fit_end=split.holdout.last.day if is_refit else split.validation.last.day,
+            metrics=self.of(day).model.metrics,
+            figures={},
+            evaluated={"fit_end": split.validation.last.key} if is_refit else None,
+        )
 
     def split(self, day: dt.date) -> Split:
         """Return how the training window of a day is split."""

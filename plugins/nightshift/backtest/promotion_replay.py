@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
-from nightshift.backtest.replayed_version import version_of
 from nightshift.backtest.stream_replay import StreamReplay
 from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
@@ -143,8 +142,8 @@ class PromotionReplay:
             spec=models.spec,
             training_set=training_set,
             manifest={},
-            challenger=version_of(models, challenger),
-            champion=version_of(models, champion),
+            challenger=models.version_of(challenger),
+            champion=models.version_of(champion),
             evidence=self._streams.evidence(day, champion, run),
             models=models,
         )

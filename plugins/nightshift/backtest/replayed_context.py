@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from nightshift.backtest.nightly_models import without_slices
 from nightshift.backtest.replayed_columns import ReplayedColumns
-from nightshift.backtest.replayed_version import version_of
 from nightshift.contracts.partitions import Partition
 from nightshift.monitoring.champion import Champion
 from nightshift.monitoring.context import MaturedResult, MonitoringContext
@@ -54,7 +53,7 @@ class ReplayedContext(MonitoringContext):
         # The day as a number stands for the version number of a registry.
         number = trained_on.toordinal()
         if number not in self.champions:
-            version = version_of(self.models, trained_on)
+            version = self.models.version_of(trained_on)
             window = mature_window(self.spec, Partition(trained_on))
             rows = self.models.window(trained_on)
             self.champions[number] = Champion(

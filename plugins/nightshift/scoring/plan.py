@@ -186,7 +186,7 @@ class ScorePlan(Frozen):
 
         ``ops.model_partitions`` reads it: counting the rows by step would take a scan of them.
         """
-        sources = {str(day.partition_date): day.score_source for day in self.days}
+        sources: dict[str, str] = {str(day.partition_date): day.score_source for day in self.days}
         return {"score_sources": sources}
 
     def write(self, spec: ModelSpec) -> PartitionWrite:

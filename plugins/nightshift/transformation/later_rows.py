@@ -212,8 +212,8 @@ def _copies(
         is_moved = clock == "happened" and column.sql_type in _SHIFTED_TYPES
         is_key = name in contract.key or name == contract.event_timestamp
         # Values are those of the next row; the last one has the values of none.
-        value = sql.SQL("r.{}") if is_key else sql.SQL("lead(r.{}) over w")
-        value = value.format(sql.Identifier(name))
+        form = sql.SQL("r.{}") if is_key else sql.SQL("lead(r.{}) over w")
+        value = form.format(sql.Identifier(name))
         if is_moved:
             moved = sql.SQL("(({}) + v.shift_days * interval '1 day')::{}")
             value = moved.format(value, sql.SQL(column.sql_type))

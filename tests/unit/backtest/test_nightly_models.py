@@ -15,7 +15,6 @@ import pyarrow as pa
 import pytest
 
 from nightshift.backtest.nightly_models import NightlyModels, train_as_of
-from nightshift.backtest.replayed_version import version_of
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.settings import PROJECT_ROOT
 
@@ -108,7 +107,7 @@ def test_night_learns_only_from_mature_days(undisturbed: NightlyModels):
     """February 1 knows labels that are a day old: those of the partition of January 30."""
     days = undisturbed.window(NIGHTS[0]).column("partition_date").to_pylist()
     assert (min(days), max(days)) == (dt.date(2020, 1, 1), dt.date(2020, 1, 30))
-    version = version_of(undisturbed, NIGHTS[0])
+    version = undisturbed.version_of(NIGHTS[0])
     # What serves is fitted on all mature days; what is evaluated never saw the hold-out.
     assert version.fit_end == dt.date(2020, 1, 30)
     assert version.as_evaluated.fit_end == dt.date(2020, 1, 24)

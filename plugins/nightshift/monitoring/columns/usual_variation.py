@@ -278,10 +278,8 @@ def _effective_number(rest: Doubles) -> Doubles:
     )
     # Source: Bartlett (1946), the variance of the mean of an autoregression of order one.
     n_effective = n * (1 - correlation) / (1 + correlation)
-    return np.fmax(
-        n_effective,
-        MIN_EFFECTIVE,
-    )
+    effective: Doubles = np.fmax(n_effective, MIN_EFFECTIVE)
+    return effective
 
 
 def _follow(adjusted: Doubles) -> tuple[Doubles, Doubles]:
