@@ -92,7 +92,7 @@ class NightCheck(ComparedNight):
             means = self.reference(column, "mean")
             if usual.size < MIN_NIGHTS or means.size <= usual.size or summary.mean is None:
                 continue
-            # Three airports may have the temperatures of yesterday by chance, in another order.
+            # A few stations may have the values of yesterday by chance, in another order.
             is_often = np.mean(usual >= limits.REPEATED) > limits.OFTEN
             [spread] = robust_scale(means[:, np.newaxis] - np.median(means))
             still = limits.STILL * spread
