@@ -39,6 +39,10 @@ def refused_by(court, decision):
     return set(court.refusals(decision))
 
 
+# The line of a recipe would repair trees that learnt nothing.
+TREES_ALONE = {"recipe": {"linear": {"shares": [0]}}}
+
+
 def recalibrated(model, slope=1.0, intercept=0.0):
     found = model.calibration
     return replace(
@@ -64,13 +68,16 @@ def test_refused_as_inferior_when_signs_are_flipped(court):
 
 
 def test_refused_as_inferior_when_overfit(court):
-    spec = make_spec(training={"num_boost_round": 200, "early_stopping_rounds": 200})
+    rounds = {"num_boost_round": 200, "early_stopping_rounds": 200}
+    spec = make_spec(training={**rounds, **TREES_ALONE})
     model = court.fit(spec, num_leaves=200, min_data_in_leaf=1, learning_rate=0.5)
-    assert "non_inferiority" in refused_by(court, court.judge(model))
+    # Rounds that other days choose keep its ranking; its probabilities are far too sure.
+    assert "non_inferiority[log_loss]" in refused_by(court, court.judge(model))
 
 
 def test_refused_by_scores_when_constant(court):
-    assert "scores" in refused_by(court, court.judge(court.fit(min_data_in_leaf=13_000)))
+    constant = court.fit(make_spec(training=TREES_ALONE), min_data_in_leaf=13_000)
+    assert "scores" in refused_by(court, court.judge(constant))
 
 
 @pytest.mark.mlts("mon-3")
