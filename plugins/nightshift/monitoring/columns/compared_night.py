@@ -126,8 +126,8 @@ class ComparedNight:
     def seen_shares(self, column: str, summary: ColumnSummary) -> tuple[float, Doubles]:
         """Return the share of distinct values that training partitions had: tonight's, and theirs.
 
-        A training partition is compared with all but itself. The second is empty for columns with too
-        many values to keep all their hashes.
+        A training partition is compared with all but itself. The second is empty for columns with
+        too many values to keep all their hashes.
         """
         reference = self.table.profiles[: self.table.n_reference]
         nightly = [profile[column] for profile in reference if column in profile]
