@@ -149,6 +149,7 @@ class ColumnDistances:
         distance = float(sizes[furthest])
         is_known = bool(np.isfinite(usual.center[furthest]))
         reference = [profile[column] for profile in self.table.profiles if column in profile]
+        missing = [known.missing_share for known in reference]
         means = [known.mean for known in reference if known.mean is not None]
         return Drift(
             feature=column,
@@ -160,7 +161,7 @@ class ColumnDistances:
             usual_variation=_finite(usual.scale[furthest]),
             n_nights=_finite(usual.n_effective[furthest]) if is_known else None,
             missing_share=summary.missing_share,
-            reference_missing_share=float(np.mean([known.missing_share for known in reference])),
+            reference_missing_share=float(np.mean(missing)),
             mean=summary.mean,
             reference_mean=float(np.mean(means)) if means else None,
             n_rows=summary.n_rows,

@@ -236,7 +236,9 @@ class NightCheck(ComparedNight):
             if summary.mean is None or not means.size:
                 continue
             low, middle, high = means.min(), float(np.median(means)), means.max()
-            has_range = limits.BOUNDED[0] * middle <= low and high <= limits.BOUNDED[1] * middle
+            lowest, highest = limits.BOUNDED
+            is_not_lower = lowest * middle <= low
+            has_range = is_not_lower and high <= highest * middle
             # A rate that falls slowly leaves its range too, but not from one night to the next.
             expected = self.expected(column, "mean")
             ends = (

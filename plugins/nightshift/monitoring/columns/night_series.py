@@ -177,7 +177,8 @@ class SeriesTable:
                 # A column with one value a night has no spread within, only across nights.
                 within = abs(centers[self.index[Series(column, "std")]])
                 across = spreads[self.index[Series(column, "mean")]]
-                floor = MATERIAL_PART * np.fmax(within, across) + SAME * max(center, 1.0)
+                part = MATERIAL_PART * np.fmax(within, across)
+                floor = part + SAME * max(center, 1.0)
                 if statistic in QUANTILE_NAMES:
                     floor += QUANTILE_ERROR * center
                 floors.append(floor)
@@ -212,7 +213,11 @@ def _value(summary: ColumnSummary, statistic: str, shares: Mapping[str, float]) 
     if statistic == "total_variation":
         levels = {*shares, *summary.levels}
         own = summary.levels
-        gaps = [abs(own.get(level, 0) / n_known - shares.get(level, 0.0)) for level in levels]
+        gaps = []
+        for level in levels:
+            share = own.get(level, 0) / n_known
+            usual = shares.get(level, 0.0)
+            gaps.append(abs(share - usual))
         return sum(gaps) / 2
     if statistic in QUANTILE_NAMES:
         if not summary.quantiles:

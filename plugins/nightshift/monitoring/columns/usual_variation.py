@@ -254,7 +254,8 @@ def weekday_effects(rest: Doubles, weekdays: Integers) -> Doubles:
         )
     # Medians of few weeks follow their own noise: what they leave looks smaller than it is.
     fitted = np.sqrt(n_weeks / (n_weeks - 1))
-    left = robust_scale(rest - effects[weekdays]) * fitted
+    without = rest - effects[weekdays]
+    left = robust_scale(without) * fitted
     # A weekday that explains little is noise, and would be taken out of every night.
     explains = left <= WEEKDAY_GAIN * robust_scale(rest)
     return np.where(explains, effects, 0.0)
@@ -277,7 +278,8 @@ def _effective_number(rest: Doubles) -> Doubles:
         0.99,
     )
     # Source: Bartlett (1946), the variance of the mean of an autoregression of order one.
-    n_effective = n * (1 - correlation) / (1 + correlation)
+    ratio = (1 - correlation) / (1 + correlation)
+    n_effective = n * ratio
     effective: Doubles = np.fmax(n_effective, MIN_EFFECTIVE)
     return effective
 
