@@ -33,8 +33,10 @@ def explanation_of(model_json: bytes) -> dict[str, Any]:
             where it does not apply.
     """
     document = json.loads(model_json)
-    # The last contribution of every row is the base.
+    # The last contribution of every row is the trees' base; the line has one of its own.
     base = float(document["golden"]["contributions"][0][-1])
+    if "linear" in document:
+        base += document["linear"]["intercept"]
     return {
         "base_raw": base,
         "base_probability": _base_probability(document, base),

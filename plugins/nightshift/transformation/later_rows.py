@@ -203,7 +203,7 @@ def _copies(
         own["load_id"] = str(_HAPPENED_LOAD)
         own["known_at"] = "%(as_of)s::timestamptz - interval '1 minute'"
 
-    selected = []
+    selected: list[sql.Composable] = []
     for name, column in columns.items():
         if name in own:
             selected.append(sql.SQL(own[name]))
