@@ -27,7 +27,7 @@ SCORE = "score"
 MISSING, OTHER_LEVELS = "(missing)", "(all other levels)"
 
 _DRIFT = """
-select partition_date, feature, kind, distance as units, changed_since, is_drifted
+select partition_date, feature, kind, distance as units, is_drifted
 from monitoring.drift_published
 where model = %(model)s and partition_date between %(first)s and %(last)s
 order by feature, partition_date
@@ -130,7 +130,6 @@ def _features(cells: list[Row]) -> list[Row]:
                 "newest_day": newest["partition_date"],
                 "newest_units": newest["units"],
                 "largest_units": max(units, default=None),
-                "changed_since": newest["changed_since"],
                 "n_drifted": sum(row["is_drifted"] for row in rows),
             }
         )
