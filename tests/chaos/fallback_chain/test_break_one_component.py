@@ -51,7 +51,12 @@ class World:
             self.registry.corrupt(self.versions[number - 1])
 
     def empty_registry(self) -> None:
-        for table in ("ml.promotions", "ml.model_versions"):
+        for table in (
+            "ml.promotions",
+            "ml.feature_references",
+            "ml.version_explanations",
+            "ml.model_versions",
+        ):
             self.conn.execute(f"alter table {table} disable trigger user")
             self.conn.execute(f"delete from {table}")
 

@@ -162,19 +162,23 @@ def test_a_version_from_before_is_read_and_stays_what_it_is(models):
     """A deployed champion must not be lost to an upgrade."""
     document = json.loads(models["binary"].files["model.json"])
     del document[SEAL], document["golden"]["probability"]
+    # A linear member came later.
+    del document["linear"], document["golden"]["linear"]
     old = json.dumps(document | {"format": 2}, indent=1, sort_keys=True).encode()
 
     read = TrainedModel.from_files(models["binary"].files["model.lgb"], old)
 
     assert read.files["model.json"] == old
-    half = models["binary"].files["model.json"].replace(b'"format": 3', b'"format": 2')
+    half = models["binary"].files["model.json"].replace(b'"format": 4', b'"format": 2')
     with pytest.raises(ModelTextError, match="cannot be read"):
         TrainedModel.from_files(models["binary"].files["model.lgb"], half)
 
 
 def test_probabilities_that_differ_are_named(models):
-    golden = models["binary"].golden
-    probability = apply_calibration(models["binary"].calibration, np.array(golden.raw))
+    model = models["binary"]
+    golden = model.golden
+    raw = model.with_linear(golden.matrix, np.array(golden.raw))
+    probability = apply_calibration(model.calibration, raw)
     golden.compare_probability(probability)
     with pytest.raises(GoldenError, match="calibrates scores differently"):
         golden.compare_probability(probability + 1e-6)

@@ -208,9 +208,9 @@ def test_a_person_lists_shows_corrects_and_replays_a_row_by_command(things, conn
         CORRECTED.isoformat(),
     )
     assert f"1 row(s) replayed by landing/things/dt={DAY}/corrected-" in type_in(
-        "replay", "things", DAY
+        "replay", "things", DAY, "--reason", "corrected"
     )
-    assert type_in("replay", "things", DAY) == "nothing to replay\n"
+    assert type_in("replay", "things", DAY, "--reason", "again") == "nothing to replay\n"
     assert [row[:2] for row in visible(conn)] == [("a", 1), ("b", 5), ("c", 7)]
 
 
