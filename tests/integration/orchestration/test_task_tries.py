@@ -167,7 +167,7 @@ def test_a_task_whose_processes_vanish_ends_with_a_code(
 def test_a_task_goes_on_when_its_tries_cannot_be_recorded(
     attempts: Attempts, conn: Connection
 ) -> None:
-    conn.execute("drop table ops.task_tries")
+    conn.execute("drop table ops.task_tries cascade")
     ran = []
     assert attempts.run(lambda: ran.append(1)) is None
     assert ran == [1]
