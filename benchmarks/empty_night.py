@@ -58,7 +58,13 @@ history = PartitionRange.of("{FIRST_DAY}", "{LAST_DAY}")
 run = RunContext("bench/history", actor="bench")
 load_history(settings, load_specs(settings.models_dir), history, run, Stopwatch())
 """
-SMALL_SPEC = {"minimum_days": 25, "validation_days": 5, "holdout_days": 5, "num_boost_round": 30}
+SMALL_SPEC = {
+    "minimum_days": 25,
+    "cold_start_days": 24,
+    "validation_days": 5,
+    "holdout_days": 5,
+    "num_boost_round": 30,
+}
 
 
 def copy_project(folder: Path) -> dict[str, str]:

@@ -209,6 +209,7 @@ def _copy_small_dags(folder: Path) -> None:
         text = path.read_text()
         for key, value in {
             "minimum_days": 25,
+            "cold_start_days": 24,
             "validation_days": 5,
             "holdout_days": 5,
             "num_boost_round": 30,

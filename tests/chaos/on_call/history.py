@@ -33,6 +33,7 @@ NIGHT, HOLE, LATER = "2013-01-21", "2013-01-22", "2013-01-23"
 RUN = RunContext("test/history", actor="test")
 SMALL_TRAINING = {
     "minimum_days": 12,
+    "cold_start_days": 11,
     "validation_days": 3,
     "holdout_days": 3,
     "num_boost_round": 30,
