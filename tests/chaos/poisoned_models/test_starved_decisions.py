@@ -10,14 +10,17 @@ from random import Random
 import pytest
 from tests.chaos.poisoned_models.conftest import make_rows, spec_of
 
+from nightshift.contracts.partitions import Partition
 from nightshift.models import sandboxed_load
 from nightshift.models.sandboxed_load import LoadTimeoutError
 from nightshift.models.trained_model import TrainedModel
-from nightshift.registry import promotion_context as case_module
+from nightshift.registry import champions
 from nightshift.registry.checks import run_checks
 from nightshift.registry.model_versions import ModelVersion
 from nightshift.registry.performance_checks import non_inferiority
 from nightshift.registry.promotion_context import PromotionContext
+from nightshift.registry.streams.nights import StreamEvidence
+from nightshift.training.statistics.sequential_test import SequentialResult
 
 pytestmark = [pytest.mark.promise("R8")]
 DAY = dt.date(2013, 7, 1)
@@ -37,8 +40,9 @@ class JudgedCase(PromotionContext):
 
 def judged(files: dict[str, bytes], monkeypatch, spec) -> PromotionContext:
     """Return a new decision, in which the champion is loaded from its files."""
-    monkeypatch.setattr(case_module, "load_model", lambda _store, _version: loaded(files))
-    return JudgedCase(None, None, spec, None, {}, version(2), version(1))
+    monkeypatch.setattr(champions, "load_model", lambda _store, _version: loaded(files))
+    evidence = StreamEvidence(Partition(DAY), "trained", None, SequentialResult(0, 0.0, None, 1.0))
+    return JudgedCase(None, None, spec, None, {}, version(2), version(1), evidence)
 
 
 def loaded(files: dict[str, bytes]) -> TrainedModel:

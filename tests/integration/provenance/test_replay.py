@@ -64,7 +64,7 @@ def small_spec() -> ModelSpec:
             "categorical": (CategoricalFeature(name="carrier", minimum_rows=1),),
         }
     )
-    days = {"minimum_days": 8, "validation_days": 2, "holdout_days": 2}
+    days = {"minimum_days": 8, "cold_start_days": None, "validation_days": 2, "holdout_days": 2}
     trees = {"num_boost_round": 12, "params": {"num_leaves": 4, "min_data_in_leaf": 5}}
     return spec.model_copy(
         update={"features": features, "training": spec.training.model_copy(update=days | trees)}
