@@ -92,10 +92,11 @@ class PromotionContext:
         # Models and rows that are read already are not read again.
         read = {
             "trained": self.trained,
-            "served": self.served,
             "_tried_champion": self._tried_champion,
             "all_rows": self.all_rows,
         }
+        if "served" in vars(self):
+            read["served"] = self.served
         vars(stream).update(read | {"broadest": stream})
         n_needed = self.spec.promotion.minimum_stream_days
         return stream if stream.days.n >= n_needed else self
