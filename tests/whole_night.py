@@ -178,7 +178,7 @@ def open_whole(
 
 def expected_dags(settings: Settings) -> set[str]:
     """Return the DAGs that a night wakes."""
-    stages = ("score", "monitor", "train")
+    stages = ("score", "shadow", "monitor", "train")
     return {"ingest", "transform"} | {
         f"{stage}__{name}" for name in load_specs(settings.models_dir) for stage in stages
     }

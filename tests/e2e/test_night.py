@@ -22,6 +22,7 @@ def published(settings: Settings) -> dict[str, tuple[str, int]]:
         select p.dataset, l.content_hash,
             l.n_rows from ops.published p join ops.loads l using (dataset, partition_date, load_id)
         where p.partition_date = %s and p.dataset not like 'monitoring%%'
+            and p.dataset not like 'shadow/%%'
     """
     with connect(settings, "test") as conn:
         return {

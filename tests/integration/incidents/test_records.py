@@ -90,8 +90,8 @@ def test_events_are_append_only_and_need_an_actor_and_a_reason(conn):
     for actor, reason in (("", "seen"), ("evaluator", "")):
         with pytest.raises(psycopg.errors.CheckViolation):
             conn.execute(query, [number, actor, reason])
-    for statement in ("delete from", "truncate", "update"):
-        change = " set reason = 'x'" if statement == "update" else ""
+    changes = {"delete from": "", "truncate": " cascade", "update": " set reason = 'x'"}
+    for statement, change in changes.items():
         with pytest.raises(psycopg.errors.RaiseException):
             conn.execute(f"{statement} ops.incident_events{change}")
     assert [event.reason for event in incident_events(conn, incident_id=number)] == ["seen"]
