@@ -157,7 +157,8 @@ def test_gate_decides_as_the_product_does(stormy: World, tmp_path: Path, night: 
     )
     decision = decide(stormy.settings, spec, version.version, stormy.run)
     models = replace(models_of(stormy, tmp_path, CHAMPION, night), spec=spec)
-    run = PolicyRun(Policy(Schedule.NIGHTLY, is_gated=True), served={NIGHTS[0]: CHAMPION})
+    served = dict.fromkeys([NIGHTS[0], night], CHAMPION)
+    run = PolicyRun(Policy(Schedule.NIGHTLY, is_gated=True), served=served)
     replay = PromotionReplay(stormy.settings, models, NIGHTS[0])
     assert replay.verdict(night, night, run) == decision.verdict, decision.reasons
 
