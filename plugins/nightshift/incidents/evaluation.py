@@ -106,10 +106,8 @@ def evaluate(
     impatient = settings.model_copy(update={"statement_timeout_seconds": STATEMENT_TIMEOUT_SECONDS})
     with connect(impatient, "nightshift incidents") as conn:
         # Held until the connection ends: an older evaluation must not overwrite a newer one.
-        row = conn.execute(
-            "select pg_try_advisory_lock(hashtextextended('nightshift incidents', 0))"
-        ).fetchone()
-        if row != (True,):
+        lock = "select pg_try_advisory_lock(hashtextextended('nightshift incidents', 0))"
+        if conn.execute(lock).fetchone() != (True,):
             return Evaluation(at, is_skipped=True)
         context = EvaluationContext(impatient, conn, at, airflow)
         evaluation = _Evaluator(context, rules).run()

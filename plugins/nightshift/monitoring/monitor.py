@@ -96,10 +96,7 @@ def monitor(
     """
     champions: ChampionCache = {}
     decision_id: int | None = None
-    with connect(
-        settings,
-        run.application_name,
-    ) as conn:
+    with connect(settings, run.application_name) as conn:
         for partition in partitions:
             context = MonitoringContext(
                 settings,

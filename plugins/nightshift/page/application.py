@@ -123,11 +123,7 @@ class Routes:
 
     def show_now(self, request: Request) -> Response:
         """Answer with what is broken now."""
-        return self._answer(
-            request,
-            "now",
-            now.now_document,
-        )
+        return self._answer(request, "now", now.now_document)
 
     def show_models(self, request: Request) -> Response:
         """Answer with all models."""

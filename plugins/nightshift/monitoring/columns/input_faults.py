@@ -52,43 +52,23 @@ class NightCheck(ComparedNight):
     def missing(self) -> Iterator[InputFault]:
         """Find columns with more missing values than ever."""
         for column, summary in self.columns:
-            usual = self.reference(
-                column,
-                "missing_share",
-            )
+            usual = self.reference(column, "missing_share")
             excess = summary.missing_share - usual.max(initial=0.0)
             # A column that varies may vary a little more.
-            needed = max(
-                limits.NEW_MISSING,
-                0.25 * np.ptp(usual) if usual.size else 0.0,
-            )
+            needed = max(limits.NEW_MISSING, 0.25 * np.ptp(usual) if usual.size else 0.0)
             if excess >= needed:
                 detail = f"{summary.missing_share:.1%} missing, at most {usual.max():.1%} before"
-                distance = self.step(
-                    column,
-                    "missing_share",
-                )
-                yield InputFault(
-                    column,
-                    "missing values",
-                    distance,
-                    detail,
-                )
+                distance = self.step(column, "missing_share")
+                yield InputFault(column, "missing values", distance, detail)
 
     def frozen(self) -> Iterator[InputFault]:
         """Find columns whose values are those of the night before."""
         for column, summary in self.columns:
-            repeated = self.value(
-                column,
-                "repeated_share",
-            )
+            repeated = self.value(column, "repeated_share")
             earlier = self.before.get(column) if self.before else None
             if not repeated >= limits.REPEATED or earlier is None:
                 continue
-            usual = self.reference(
-                column,
-                "repeated_share",
-            )
+            usual = self.reference(column, "repeated_share")
             means = self.reference(column, "mean")
             if usual.size < MIN_NIGHTS or means.size <= usual.size or summary.mean is None:
                 continue
@@ -104,41 +84,19 @@ class NightCheck(ComparedNight):
                 is_still and not is_often and not was_still.any()
             ):
                 detail = f"{repeated:.0%} of its values are those of the night before"
-                distance = self.step(
-                    column,
-                    "repeated_share",
-                )
-                yield InputFault(
-                    column,
-                    "frozen",
-                    distance,
-                    detail,
-                )
+                distance = self.step(column, "repeated_share")
+                yield InputFault(column, "frozen", distance, detail)
 
     def constant(self) -> Iterator[InputFault]:
         """Find columns of zeros, and columns with one value that always had several."""
         for column, summary in self.columns:
             zero_share = self.value(column, "zero_share")
-            zeros = self.reference(
-                column,
-                "zero_share",
-            )
-            if zeros.size and zero_share > max(
-                limits.MOST_ZEROS,
-                1.05 * zeros.max(),
-            ):
+            zeros = self.reference(column, "zero_share")
+            if zeros.size and zero_share > max(limits.MOST_ZEROS, 1.05 * zeros.max()):
                 detail = f"{zero_share:.0%} zeros, at most {zeros.max():.0%} before"
-                yield InputFault(
-                    column,
-                    "zeros",
-                    self.step(column, "zero_share"),
-                    detail,
-                )
+                yield InputFault(column, "zeros", self.step(column, "zero_share"), detail)
             elif summary.n_distinct == 1:
-                usual = self.reference(
-                    column,
-                    "n_distinct",
-                )
+                usual = self.reference(column, "n_distinct")
                 if (
                     usual.size
                     and np.mean(usual <= 1) <= limits.RARE
