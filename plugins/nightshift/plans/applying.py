@@ -18,7 +18,7 @@ from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError, cause_of
 from nightshift.plans.cost import published_rows
 from nightshift.plans.facts import changes, read_facts
-from nightshift.plans.plan import Plan, Step, find_plan
+from nightshift.plans.plan import Plan, PlanBusyError, StalePlanError, Step, find_plan
 from nightshift.plans.stage_runner import Report, StageRunner
 from nightshift.reprocess.changes import Change, find_changes, published_hashes
 from nightshift.warehouse.connection import connect
@@ -35,19 +35,6 @@ class PlanUsedError(NightshiftError):
     """The plan was applied already."""
 
     code = "NS-PLAN-002"
-
-
-class PlanBusyError(NightshiftError):
-    """A plan is being applied at this moment."""
-
-    code = "NS-PLAN-003"
-    is_retryable = True
-
-
-class StalePlanError(NightshiftError):
-    """An input, the code or a pointer has changed since the plan was made."""
-
-    code = "NS-PLAN-004"
 
 
 @dataclass(frozen=True)
@@ -84,7 +71,7 @@ def apply_plan(
     Raises:
         UnknownPlanError: There is no such plan.
         PlanUsedError: It was applied.
-        PlanBusyError: A plan is being applied.
+        PlanBusyError: A plan is being applied, or a dataset of this one is being loaded.
         StalePlanError: Something changed; the message names it.
         NightshiftError: A step failed; the plan can be applied again.
     """

@@ -14,7 +14,7 @@ from nightshift.contracts.run import RunContext, code_version
 from nightshift.errors import NightshiftError
 from nightshift.plans.cost import predict
 from nightshift.plans.facts import read_facts
-from nightshift.plans.plan import Plan, Step, new_token
+from nightshift.plans.plan import ONLY_RECORD, Plan, Step, new_token
 from nightshift.plans.stage_steps import (
     FEATURES,
     LANDED,
@@ -164,7 +164,7 @@ class Planner:
         # Nothing was scored since: the record alone makes the version champion.
         if not steps:
             first = repair.since.day
-            steps.append(Step("rollback", dataset, first, first, "only the record"))
+            steps.append(Step("rollback", dataset, first, first, ONLY_RECORD))
         arguments = {
             "model": model,
             "version": version,
