@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,7 @@ def apply_plan(
             try:
                 job.run_steps(report)
             except BaseException as error:
-                _note(conn, plan, "failed", {"error": cause_of(error)})
+                _note_failure(conn, plan, error)
                 raise
             _note(conn, plan, "applied", {})
             after = published_hashes(conn)
@@ -127,13 +127,22 @@ def _note(
     event: str,
     detail: dict[str, Any],
 ) -> None:
-    # A broken connection must not hide the error that is being raised.
-    if conn.closed:
-        return
     conn.execute(
         "insert into ops.plan_events (token, event, detail) values (%s, %s, %s)",
         [plan.token, event, json.dumps(detail)],
     )
+
+
+def _note_failure(
+    conn: Connection,
+    plan: Plan,
+    error: BaseException,
+) -> None:
+    """Record the error of a step; a lost connection must not replace it by its own."""
+    import psycopg
+
+    with suppress(psycopg.Error):
+        _note(conn, plan, "failed", {"error": cause_of(error)})
 
 
 @dataclass(frozen=True)
@@ -167,11 +176,11 @@ class _Application:
     def run_steps(self, report: Report) -> None:
         """Run the steps in order; before each, refuse what changed meanwhile."""
         for number, step in enumerate(self.plan.work, 1):
-            if number > 1:
-                self.refuse_stale()
             # A rollback flips all of its ranges at its first step.
             if step.stage == "rollback" and number > 1:
                 continue
+            if number > 1:
+                self.refuse_stale()
             report(f"{step.stage:<9} {step.dataset} {step.partitions}: {step.reason}")
             started = time.monotonic()
             self.stages.run_step(step, report)

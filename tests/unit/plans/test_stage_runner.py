@@ -6,12 +6,13 @@ import datetime as dt
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.ingestion.late_arrivals import LateLoad
-from nightshift.plans import stage_runner
+from nightshift.plans import applying, stage_runner
 from nightshift.plans.plan import ONLY_RECORD, PlanBusyError, StalePlanError, Step
 from nightshift.plans.stage_runner import DropsLeftError, StageRunner
 
@@ -69,3 +70,12 @@ def test_a_rollback_of_other_nights_than_shown_is_refused(
     else:
         stages.run_step(step, print)
     assert calls == ([] if is_refused else ["done"])
+
+
+def test_a_lost_connection_does_not_replace_the_error_of_the_step():
+    def broken(*_: Any) -> None:
+        raise psycopg.OperationalError("the connection is lost")
+
+    conn: Any = SimpleNamespace(closed=False, execute=broken)
+    plan: Any = SimpleNamespace(token="plan-t")
+    applying._note_failure(conn, plan, DropsLeftError("refused"))
