@@ -91,7 +91,7 @@ class StageRunner:
         if swept.is_busy:
             raise PlanBusyError(
                 f"Another process is loading {step.name}: nothing of this step was done.",
-                todo=f"Apply it again: nightshift apply {self.plan.token}",
+                todo=f'Apply it again: nightshift apply {self.plan.token} --reason "…"',
             )
         # The later steps would build without these drops, which is not what was shown.
         if swept.left:
