@@ -24,7 +24,8 @@ def _changes_data(arguments: dict[str, Any]) -> bool:
     return not token.startswith("migrate-")
 
 
-@recorded("apply", needs_reason=_changes_data)
+# An upgrade makes the table of acts: it is recorded at its end.
+@recorded("apply", needs_reason=_changes_data, must_be_recorded=_changes_data)
 def apply(
     token: Annotated[
         str,
