@@ -9,7 +9,7 @@ partition from the first one on, the alias in MLflow.
 whether to show only the plan.
 **Rerun, clear, backfill**: a cleared run continues its own rollback, and changes nothing after a
 later decision; there is no schedule to backfill. From a terminal: `nightshift rollback <model> --to
-<version>`.
+<version> --reason "<why>"`.
 """
 
 from __future__ import annotations

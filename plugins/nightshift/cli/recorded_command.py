@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Arguments = dict[str, Any]
 Command = Callable[..., Any]
+Condition = bool | Callable[[Arguments], bool]
+"""A fact about every call of a command; or a function of the call's arguments."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,16 @@ class recorded:  # noqa: N801 - used as a decorator
 
     Attributes:
         name: Stable name of the act.
-        needs_reason: Whether readers see the change; or a function of the arguments.
+        needs_reason: Whether readers see the change.
         private: Arguments that may hold values of rows.
         must_be_recorded: False for what a broken warehouse must not stop.
         unless: Name of an option with which the command only looks, such as ``dry_run``.
     """
 
     name: str
-    needs_reason: bool | Callable[[Arguments], bool] = False
+    needs_reason: Condition = False
     private: tuple[str, ...] = ()
-    must_be_recorded: bool = True
+    must_be_recorded: Condition = True
     unless: str = ""
 
     def __call__(self, command: Command) -> Command:
@@ -93,14 +95,9 @@ class recorded:  # noqa: N801 - used as a decorator
     def _only_looks(self, arguments: Arguments) -> bool:
         return bool(self.unless) and bool(arguments[self.unless])
 
-    def _is_reason_needed(self, arguments: Arguments) -> bool:
-        if callable(self.needs_reason):
-            return self.needs_reason(arguments)
-        return self.needs_reason
-
     def _ask_for(self, reason: str, arguments: Arguments) -> str:
         """Return the reason; ask for a missing one where a person can answer."""
-        is_missing = self._is_reason_needed(arguments) and not reason.strip()
+        is_missing = _holds(self.needs_reason, arguments) and not reason.strip()
         if is_missing and sys.stdin.isatty():
             return str(typer.prompt("Reason (kept with your name)"))
         return reason
@@ -124,9 +121,15 @@ class recorded:  # noqa: N801 - used as a decorator
             reason,
             arguments,
             frozenset(self.private),
-            needs_reason=self._is_reason_needed(arguments),
-            must_be_recorded=self.must_be_recorded,
+            needs_reason=_holds(self.needs_reason, arguments),
+            must_be_recorded=_holds(self.must_be_recorded, arguments),
         )
+
+
+def _holds(condition: Condition, arguments: Arguments) -> bool:
+    if callable(condition):
+        return condition(arguments)
+    return condition
 
 
 def _reason_option() -> inspect.Parameter:

@@ -133,7 +133,7 @@ def _open(item: Item, runbooks_url: str, now: dt.datetime) -> list[str]:
     touched = (*incident.touched_models, *incident.touched_consumers)
     if touched:
         lines.append(f"touches:  {_some(touched)}")
-    acknowledge = f"`nightshift incidents acknowledge {incident.incident_id}`"
+    acknowledge = f'`nightshift incidents ack {incident.incident_id} --reason "…"`'
     lines += [
         f"owner:    {one_line(incident.owner) or 'nobody is named'}",
         f"incident: {incident.incident_id} ({incident.code}); you are at it? {acknowledge}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from nightshift.contracts.run import RunContext
 from nightshift.errors import NightshiftError, cause_of
 from nightshift.plans.cost import published_rows
 from nightshift.plans.facts import changes, read_facts
-from nightshift.plans.plan import Plan, Step, find_plan
+from nightshift.plans.plan import Plan, PlanBusyError, StalePlanError, Step, find_plan
 from nightshift.plans.stage_runner import Report, StageRunner
 from nightshift.reprocess.changes import Change, find_changes, published_hashes
 from nightshift.warehouse.connection import connect
@@ -35,19 +35,6 @@ class PlanUsedError(NightshiftError):
     """The plan was applied already."""
 
     code = "NS-PLAN-002"
-
-
-class PlanBusyError(NightshiftError):
-    """A plan is being applied at this moment."""
-
-    code = "NS-PLAN-003"
-    is_retryable = True
-
-
-class StalePlanError(NightshiftError):
-    """An input, the code or a pointer has changed since the plan was made."""
-
-    code = "NS-PLAN-004"
 
 
 @dataclass(frozen=True)
@@ -84,7 +71,7 @@ def apply_plan(
     Raises:
         UnknownPlanError: There is no such plan.
         PlanUsedError: It was applied.
-        PlanBusyError: A plan is being applied.
+        PlanBusyError: A plan is being applied, or a dataset of this one is being loaded.
         StalePlanError: Something changed; the message names it.
         NightshiftError: A step failed; the plan can be applied again.
     """
@@ -103,7 +90,7 @@ def apply_plan(
             try:
                 job.run_steps(report)
             except BaseException as error:
-                _note(conn, plan, "failed", {"error": cause_of(error)})
+                _note_failure(conn, plan, error)
                 raise
             _note(conn, plan, "applied", {})
             after = published_hashes(conn)
@@ -140,13 +127,22 @@ def _note(
     event: str,
     detail: dict[str, Any],
 ) -> None:
-    # A broken connection must not hide the error that is being raised.
-    if conn.closed:
-        return
     conn.execute(
         "insert into ops.plan_events (token, event, detail) values (%s, %s, %s)",
         [plan.token, event, json.dumps(detail)],
     )
+
+
+def _note_failure(
+    conn: Connection,
+    plan: Plan,
+    error: BaseException,
+) -> None:
+    """Record the error of a step; a lost connection must not replace it by its own."""
+    import psycopg
+
+    with suppress(psycopg.Error):
+        _note(conn, plan, "failed", {"error": cause_of(error)})
 
 
 @dataclass(frozen=True)
@@ -180,11 +176,11 @@ class _Application:
     def run_steps(self, report: Report) -> None:
         """Run the steps in order; before each, refuse what changed meanwhile."""
         for number, step in enumerate(self.plan.work, 1):
-            if number > 1:
-                self.refuse_stale()
             # A rollback flips all of its ranges at its first step.
             if step.stage == "rollback" and number > 1:
                 continue
+            if number > 1:
+                self.refuse_stale()
             report(f"{step.stage:<9} {step.dataset} {step.partitions}: {step.reason}")
             started = time.monotonic()
             self.stages.run_step(step, report)

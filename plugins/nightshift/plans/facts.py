@@ -6,6 +6,7 @@ it was. Changes that a killed application of the same plan made itself do not co
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,6 +18,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import code_version
 from nightshift.ingestion.late_arrivals import find_late_drops
 from nightshift.lake.object_store import ObjectStore
+from nightshift.monitoring.trigger import loss_lag_days
 from nightshift.plans.plan import Facts, Step
 from nightshift.warehouse.ledger import lookback_days
 
@@ -43,12 +45,12 @@ class Span:
 
     Attributes:
         days: Its partitions, from the first to the last.
-        datasets: Names in the ledger that it writes, or whose pointers it reads.
+        pointers: Datasets of the ledger, each with first and last day, that it writes or reads.
         models: Models whose champion it asks for.
     """
 
     days: PartitionRange
-    datasets: frozenset[str]
+    pointers: frozenset[tuple[str, dt.date, dt.date]]
     models: frozenset[str]
 
 
@@ -57,8 +59,9 @@ def span_of(settings: Settings, work: Iterable[Step]) -> Span:
     steps = list(work)
     first = min(step.first for step in steps)
     last = max(step.last for step in steps)
-    specs = load_specs(settings.models_dir).values()
-    datasets = {spec.features_dataset for spec in specs}
+    specs = load_specs(settings.models_dir)
+    datasets = {spec.features_dataset for spec in specs.values()}
+    earlier = set()
     models = set()
     for step in steps:
         # The views stand in there already.
@@ -67,8 +70,16 @@ def span_of(settings: Settings, work: Iterable[Step]) -> Span:
         datasets.add(step.dataset)
         if step.stage != "ingest":
             models.add(step.name)
+        if step.stage == "monitor":
+            # A verdict judges its day, and the earlier one whose predictions mature now.
+            spec = specs[step.name]
+            datasets.add(spec.predictions_dataset)
+            lag = dt.timedelta(days=loss_lag_days(spec))
+            for dataset in (spec.features_dataset, spec.predictions_dataset):
+                earlier.add((dataset, step.first - lag, step.last - lag))
     days = PartitionRange(Partition(first), Partition(last))
-    return Span(days, frozenset(datasets), frozenset(models))
+    own_days = {(dataset, first, last) for dataset in datasets}
+    return Span(days, frozenset(own_days | earlier), frozenset(models))
 
 
 def read_facts(
@@ -162,12 +173,16 @@ def _champions(conn: Connection, span: Span) -> Fact:
 
 
 def _pointers(conn: Connection, span: Span) -> Fact:
+    # Ranges of a dataset may overlap: a mapping has each of its days once.
+    datasets, firsts, lasts = zip(*span.pointers, strict=True)
     rows = conn.execute(
         """
-        select dataset || ' ' || partition_date, load_id::text from ops.published
-        where dataset = any(%s) and partition_date between %s and %s
+        select p.dataset || ' ' || p.partition_date, p.load_id::text
+        from ops.published p
+        join unnest(%s::text[], %s::date[], %s::date[]) as r (dataset, first, last)
+            on p.dataset = r.dataset and p.partition_date between r.first and r.last
         """,
-        [list(span.datasets), span.days.first.day, span.days.last.day],
+        [list(datasets), list(firsts), list(lasts)],
     )
     return dict(rows.fetchall())
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.model_spec import ModelSpec, load_specs
@@ -14,7 +13,7 @@ from nightshift.contracts.run import RunContext, code_version
 from nightshift.errors import NightshiftError
 from nightshift.plans.cost import predict
 from nightshift.plans.facts import read_facts
-from nightshift.plans.plan import Plan, Step, new_token
+from nightshift.plans.plan import ONLY_RECORD, Plan, Step, new_token
 from nightshift.plans.stage_steps import (
     FEATURES,
     LANDED,
@@ -39,6 +38,26 @@ class NothingToPlanError(NightshiftError):
     code = "NS-PLAN-005"
 
 
+@dataclass(frozen=True)
+class Draft:
+    """What a plan shows, before what it rests on is added.
+
+    Attributes:
+        arguments: What was asked for.
+        steps: In the order of the work.
+        notes: What a person should know.
+    """
+
+    arguments: Mapping[str, Any]
+    steps: list[Step]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def work(self) -> list[Step]:
+        """Return the steps that run."""
+        return [step for step in self.steps if not step.is_reused]
+
+
 @dataclass
 class Planner:
     """Makes the plans of one warehouse.
@@ -51,12 +70,13 @@ class Planner:
     settings: Settings
     conn: Connection
 
-    @cached_property
+    # Read anew for each draft: a person may be editing them.
+    @property
     def specs(self) -> dict[str, ModelSpec]:
         """Return the models by name."""
         return load_specs(self.settings.models_dir)
 
-    @cached_property
+    @property
     def stages(self) -> StageSteps:
         """Return what finds the steps of each stage."""
         return StageSteps(self.settings, self.conn, self.specs)
@@ -77,38 +97,60 @@ class Planner:
             model: Only this model's scores and verdicts; all by default.
             everything: Run also what would come out equal, to prove that it does.
         """
-        stages = STAGES[STAGES.index(stage) :]
-        steps: list[Step] = []
-        if "ingest" in stages:
-            steps += self.stages.ingest(days)
-        if "transform" in stages:
-            steps += self.stages.transform(days, steps)
-        # A model alone is scored again: its features are shared with other models.
-        for name, spec in self.specs.items():
-            if model in ("", name):
-                steps += self.stages.of_model(spec, days, stages, steps)
-        if everything:
-            steps = [replace(step, is_reused=False) for step in steps]
         arguments = {
             "first": str(days.first),
             "last": str(days.last),
             "stage": stage,
             "model": model,
         }
-        return self._finish("rerun", arguments, steps)
+
+        def draft() -> Draft:
+            steps = self._rerun_steps(days, stage, model)
+            if everything:
+                steps = [replace(step, is_reused=False) for step in steps]
+            return Draft(arguments, steps)
+
+        return self._finish("rerun", draft)
+
+    def _rerun_steps(
+        self,
+        days: PartitionRange,
+        stage: str,
+        model: str,
+    ) -> list[Step]:
+        stages = STAGES[STAGES.index(stage) :]
+        finder = self.stages
+        steps: list[Step] = []
+        if "ingest" in stages:
+            steps += finder.ingest(days)
+        if "transform" in stages:
+            steps += finder.transform(days, steps)
+        # A model alone is scored again: its features are shared with other models.
+        for name, spec in finder.specs.items():
+            if model in ("", name):
+                steps += finder.of_model(spec, days, stages, steps)
+        return steps
 
     def backfill(self, days: PartitionRange) -> Plan:
         """Plan to load and build a range of the past."""
-        steps = self.stages.ingest(days)
-        steps += self.stages.transform(days, steps)
         arguments = {
             "first": str(days.first),
             "last": str(days.last),
         }
-        return self._finish("backfill", arguments, steps)
+
+        def draft() -> Draft:
+            finder = self.stages
+            steps = finder.ingest(days)
+            steps += finder.transform(days, steps)
+            return Draft(arguments, steps)
+
+        return self._finish("backfill", draft)
 
     def redo(self, scope: Scope) -> Plan:
         """Plan to reprocess what late and corrected data touches."""
+        return self._finish("redo", lambda: self._draft_redo(scope))
+
+    def _draft_redo(self, scope: Scope) -> Draft:
         stale = make_redo_plan(self.settings, self.conn, scope)
         notes = []
         late: dict[str, dict[Any, str]] = {}
@@ -136,7 +178,7 @@ class Planner:
             "last": str(scope.last or ""),
             "reread": scope.reread,
         }
-        return self._finish("redo", arguments, steps, notes)
+        return Draft(arguments, steps, tuple(notes))
 
     def rollback(
         self,
@@ -150,8 +192,17 @@ class Planner:
         Raises:
             RollbackRefusedError: The version cannot serve.
         """
-        spec = self.specs[model]
         run = RunContext(f"plan/rollback/{model}/v{version}", actor=actor)
+        return self._finish("rollback", lambda: self._draft_rollback(model, version, since, run))
+
+    def _draft_rollback(
+        self,
+        model: str,
+        version: int,
+        since: Partition | None,
+        run: RunContext,
+    ) -> Draft:
+        spec = self.specs[model]
         repair = plan_rollback(self.settings, spec, version, since, run)
         dataset = spec.predictions_dataset
         steps = []
@@ -164,45 +215,53 @@ class Planner:
         # Nothing was scored since: the record alone makes the version champion.
         if not steps:
             first = repair.since.day
-            steps.append(Step("rollback", dataset, first, first, "only the record"))
+            steps.append(Step("rollback", dataset, first, first, ONLY_RECORD))
         arguments = {
             "model": model,
             "version": version,
             "since": str(repair.since),
         }
         tried = f"version {version} loads, passes its checks and scores"
-        return self._finish("rollback", arguments, steps, [tried])
+        return Draft(arguments, steps, (tried,))
 
-    def _finish(
-        self,
-        name: str,
-        arguments: Mapping[str, Any],
-        steps: list[Step],
-        notes: Iterable[str] = (),
-    ) -> Plan:
+    def _finish(self, name: str, draft: Callable[[], Draft]) -> Plan:
         """Add what the plan rests on, what it costs and what readers notice.
+
+        The facts say what to read only once there are steps, so something may change in between.
+        The draft is made again after the facts were read, until it comes out as before.
 
         Raises:
             NothingToPlanError: No step runs.
         """
-        work = [step for step in steps if not step.is_reused]
-        if not work:
-            raise NothingToPlanError(
-                f"There is nothing to {name}.",
-                got="; ".join(notes) or "every partition has the same inputs and the same code",
-                todo="Nothing. `nightshift plan rerun … --everything` runs it all the same.",
-            )
-        noticed = notice(self.conn, work)
+        shown = _with_work(name, draft())
+        while True:
+            facts = read_facts(self.settings, self.conn, shown.work)
+            again = _with_work(name, draft())
+            if again == shown:
+                break
+            shown = again
+        noticed = notice(self.conn, shown.work)
         return Plan(
             new_token(),
             name,
-            arguments,
-            tuple(steps),
-            read_facts(self.settings, self.conn, work),
-            predict(self.conn, work),
-            (*noticed, *notes),
+            shown.arguments,
+            tuple(shown.steps),
+            facts,
+            predict(self.conn, shown.work),
+            (*noticed, *shown.notes),
             code_version(),
         )
+
+
+def _with_work(name: str, draft: Draft) -> Draft:
+    """Return a draft as it is, or refuse one without a step that runs."""
+    if not draft.work:
+        raise NothingToPlanError(
+            f"There is nothing to {name}.",
+            got="; ".join(draft.notes) or "every partition has the same inputs and the same code",
+            todo="Nothing. `nightshift plan rerun … --everything` runs it all the same.",
+        )
+    return draft
 
 
 def notice(conn: Connection, work: Iterable[Step]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import read_contracts
 from nightshift.contracts.run import code_version
-from nightshift.plans.applying import StalePlanError
+from nightshift.plans.plan import StalePlanError
 from nightshift.warehouse.migrate import pending_changes
 
 if TYPE_CHECKING:

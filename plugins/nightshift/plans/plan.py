@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 TOKEN_BYTES = 6
 
+ONLY_RECORD = "only the record"
+"""Reason of the step of a rollback that republishes nothing."""
+
 Facts = Mapping[str, Mapping[str, str]]
 """What a plan rests on: by the name of a fact, the digest or load of each of its keys."""
 
@@ -29,6 +32,19 @@ class UnknownPlanError(NightshiftError):
     """There is no plan of that token."""
 
     code = "NS-PLAN-001"
+
+
+class PlanBusyError(NightshiftError):
+    """A plan is being applied, or a dataset of this one is being loaded, at this moment."""
+
+    code = "NS-PLAN-003"
+    is_retryable = True
+
+
+class StalePlanError(NightshiftError):
+    """An input, the code or a pointer has changed since the plan was made."""
+
+    code = "NS-PLAN-004"
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.model_spec import load_spec
 from nightshift.contracts.partitions import Partition
+from nightshift.errors import NightshiftError
 from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.ingestion.load import ingest
 from nightshift.monitoring.monitor import monitor
+from nightshift.plans.plan import ONLY_RECORD, PlanBusyError, StalePlanError
 from nightshift.scoring.pipeline import score
 from nightshift.scoring.republish import plan_rollback, roll_back
 from nightshift.transformation.build import build
@@ -18,10 +21,18 @@ from nightshift.transformation.build import build
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.plans.plan import Plan, Step
+    from nightshift.scoring.republish import RollbackPlan
     from nightshift.settings import Settings
 
 Report = Callable[[str], None]
 """Takes one line of progress."""
+_MAX_SHOWN = 5
+
+
+class DropsLeftError(NightshiftError):
+    """Drops that a plan loads were refused."""
+
+    code = "NS-PLAN-006"
 
 
 @dataclass(frozen=True)
@@ -70,13 +81,26 @@ class StageRunner:
             ingest(self.settings, step.name, days, self.run)
             return
         # Late drops are loaded one by one: a bad one does not stop the rest.
-        load_late_drops(
+        swept = load_late_drops(
             self.settings,
             step.name,
             days,
             self.run,
             reread=bool(self.plan.arguments["reread"]),
         )
+        if swept.is_busy:
+            raise PlanBusyError(
+                f"Another process is loading {step.name}: nothing of this step was done.",
+                todo=f'Apply it again: nightshift apply {self.plan.token} --reason "…"',
+            )
+        # The later steps would build without these drops, which is not what was shown.
+        if swept.left:
+            raise DropsLeftError(
+                f"{len(swept.left)} drop(s) of {step.name} were refused.",
+                expected="every drop of the step is loaded",
+                got="; ".join(f"{drop.data_key}: {code}" for drop, code in swept.left),
+                todo="Read docs/runbooks/<code>.md; withdraw what stays wrong. Then plan again.",
+            )
 
     def _roll_back(self, report: Report) -> None:
         """Let the earlier champion serve again.
@@ -90,6 +114,7 @@ class StageRunner:
         version = int(arguments["version"])
         # Tried once more: the version must still load and score.
         repair = plan_rollback(self.settings, spec, version, since, self.run)
+        self._refuse_other_days(repair)
         roll_back(
             self.settings,
             spec,
@@ -97,4 +122,28 @@ class StageRunner:
             self.reason,
             self.run,
             report,
+        )
+
+    def _refuse_other_days(self, repair: RollbackPlan) -> None:
+        """Refuse a rollback of other days than the plan shows: a night came or went meanwhile.
+
+        Raises:
+            StalePlanError: The days differ.
+        """
+        shown: set[dt.date] = set()
+        for step in self.plan.work:
+            # This step republishes no day.
+            if step.reason != ONLY_RECORD:
+                shown.update(step.partitions.days)
+        affected: set[dt.date] = set()
+        for part in repair.partition_runs:
+            affected.update(part.partitions.days)
+        if affected == shown:
+            return
+        differing = ", ".join(str(day) for day in sorted(affected ^ shown)[:_MAX_SHOWN])
+        raise StalePlanError(
+            f"Plan {self.plan.token} is stale: the rollback republishes other days than it shows.",
+            expected=f"{len(shown)} day(s)",
+            got=f"{len(affected)} day(s); only in one of both: {differing}",
+            todo="Nothing was changed. Plan again: `nightshift plan rollback`.",
         )

@@ -302,7 +302,7 @@ def check_refused(
         got=f"{n_good} good, {n_refused} refused: {counts or 'none refused'}",
         todo=f"Ask upstream for a corrected file.{hint}"
         "\n      Only if such rows are normal, change the limit in the contract, then:"
-        f"\n      nightshift redo --dataset {drop.dataset} --from {drop.partition}",
+        f'\n      nightshift redo --dataset {drop.dataset} --from {drop.partition} --reason "…"',
     )
 
 

@@ -86,7 +86,7 @@ def schema_todo(drop: DropManifest) -> str:
         f"\n      nightshift contract diff {dataset} {day}"
         "    # prints the difference and what to edit in the contract"
         "\n      nightshift migrate                                # after the edit"
-        f"\n      nightshift redo --dataset {dataset} --from {day}"
+        f'\n      nightshift redo --dataset {dataset} --from {day} --reason "…"'
     )
 
 
@@ -129,7 +129,7 @@ def over_limit(drop: DropManifest, error: OverLimitError) -> LimitError:
         got=error.got,
         todo="Nothing was written. Ask upstream whether the file is right; if it is, raise the"
         " limit in the contract, then:"
-        f"\n      nightshift redo --dataset {drop.dataset} --from {drop.partition}",
+        f'\n      nightshift redo --dataset {drop.dataset} --from {drop.partition} --reason "…"',
     )
 
 

@@ -170,7 +170,7 @@ def _refuse_conflicts(conn: Connection, write: PartitionWrite) -> None:
             expected=f"content hash {old_hash}",
             got=f"content hash {new_hash}",
             todo="The published rows stay. Find what is not deterministic. If the inputs of the"
-            " older load were damaged: `nightshift void`.",
+            f' older load were damaged: `nightshift void {dataset} {day} --reason "…"`.',
         )
 
 

@@ -22,16 +22,17 @@ from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion.late_arrivals import load_late_drops
 from nightshift.plans import facts, stage_runner
-from nightshift.plans.applying import (
-    PLAN_LOCK,
-    PlanBusyError,
-    PlanUsedError,
-    StalePlanError,
-    apply_plan,
-)
+from nightshift.plans.applying import PLAN_LOCK, PlanUsedError, apply_plan
 from nightshift.plans.making import NothingToPlanError, Planner
 from nightshift.plans.migration import plan_migration, refuse_stale_migration
-from nightshift.plans.plan import Plan, UnknownPlanError, find_plan, store_plan
+from nightshift.plans.plan import (
+    Plan,
+    PlanBusyError,
+    StalePlanError,
+    UnknownPlanError,
+    find_plan,
+    store_plan,
+)
 from nightshift.reprocess.changes import published_hashes
 from nightshift.reprocess.scope import Scope
 from nightshift.settings import Settings

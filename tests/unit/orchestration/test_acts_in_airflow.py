@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,8 +45,72 @@ def test_request_is_an_act(method: str, path: str, body: Any, name: str, reason:
     assert "secret" not in json.dumps(act.arguments)
 
 
-def test_a_clear_that_only_tries_is_no_act():
-    assert act_of("POST", "/dags/a/clearTaskInstances", b"{}", "ann") is None
+@pytest.mark.parametrize(
+    ("body", "is_trial"),
+    [
+        (b"{}", True),
+        (b'{"dry_run": true}', True),
+        (b'{"dry_run": false}', False),
+        # Airflow takes these for false, or refuses them.
+        (b'{"dry_run": 0}', False),
+        (b'{"dry_run": "no"}', False),
+        (b"", False),
+        (b"[" * 60_000, False),
+        (b'{"dry_run": false, "task_ids": ["%s"]}' % (b"x" * module.MAX_BODY_BYTES), False),
+    ],
+    ids=range(8),
+)
+def test_a_clear_is_no_act_only_where_it_surely_tries(body: bytes, is_trial: bool):
+    assert (act_of("POST", "/dags/a/clearTaskInstances", body, "ann") is None) == is_trial
+
+
+def test_a_conf_that_is_no_object_is_recorded():
+    act = act_of("POST", "/dags/a/dagRuns", b'{"conf": ["reason"]}', "ann")
+    assert act is not None
+    assert act.arguments == {"conf": ["reason"], "dag": "a"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "changes"),
+    [
+        ("POST", "/dags/~/dagRuns/list", False),
+        ("POST", "/backfills/dry_run", False),
+        ("PATCH", "/dags/a/dagRuns/r/taskInstances/t/dry_run", False),
+        ("PATCH", "/dags/a/dagRuns/r/taskInstances/t/0/dry_run", False),
+        # Things of these names.
+        ("PATCH", "/dags/list", True),
+        ("DELETE", "/variables/dry_run", True),
+        ("PATCH", "/dags/a/dagRuns/r/taskInstances/dry_run", True),
+        ("POST", "x", False),
+    ],
+)
+def test_only_a_question_and_a_trial_are_passed_on(method: str, path: str, changes: bool):
+    scope = {"type": "http", "method": method, "path": f"/api/v2{path}"}
+    assert module._changes_something(scope) == changes
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ({"authorization": "Bearer ann"}, "ann"),
+        # As Airflow decides: a header before a cookie, and any space between its words.
+        ({"authorization": "bearer  ann", "cookie": "_token=bob"}, "ann"),
+        ({"authorization": "Basic ann", "cookie": "_token=bob"}, "bob"),
+        ({}, None),
+    ],
+)
+def test_the_user_is_the_one_whom_airflow_sees(monkeypatch, headers: dict, name: str | None):
+    from airflow.api_fastapi.core_api import security
+
+    async def resolve(token):
+        if not token:
+            raise ValueError("no token")
+        return SimpleNamespace(get_name=token.strip)
+
+    monkeypatch.setattr(security, "resolve_user_from_token", resolve)
+    raw = [(key.encode(), value.encode()) for key, value in headers.items()]
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": raw}
+    assert asyncio.run(module.user_of(scope)) == name
 
 
 def serve(
@@ -55,6 +120,7 @@ def serve(
     user: str | None,
     status: int = 200,
     load_settings: Callable[[], Any] = lambda: None,
+    act_id: int | None = 1,
 ) -> tuple[list, bytes]:
     """Send one POST through the middleware; return what was recorded, and what Airflow read."""
     recorded: list[Any] = []
@@ -77,7 +143,7 @@ def serve(
 
     def begin(settings, act):
         recorded.append(act.name)
-        return RunningAct(1)
+        return RunningAct(act_id)
 
     def end(settings, act, running, code):
         recorded.append((running.read_back, code))
@@ -116,7 +182,12 @@ def test_a_question_a_task_and_a_stranger_are_passed_on(monkeypatch, path: str, 
     assert read == b'{"conf": {}}'
 
 
-def test_a_request_is_served_when_nothing_can_be_recorded(monkeypatch):
+def test_an_act_that_could_not_be_recorded_before_is_recorded_or_logged_after(monkeypatch):
+    recorded, _ = serve(monkeypatch, path="/api/v2/dags/a/dagRuns", user="ann", act_id=None)
+    assert recorded[1] == ({"status": 200, "dag_run_id": "r7"}, None)
+
+
+def test_a_request_is_served_when_nothing_can_be_recorded(monkeypatch, caplog):
     def broken():
         raise SettingsError("No password.")
 
@@ -125,3 +196,5 @@ def test_a_request_is_served_when_nothing_can_be_recorded(monkeypatch):
     )
     assert recorded == []
     assert read == b'{"conf": {}}'
+    assert "airflow.trigger by airflow:ann is not on record" in caplog.text
+    assert "No password." in caplog.text

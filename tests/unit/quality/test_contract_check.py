@@ -101,7 +101,7 @@ def test_the_difference_is_printed_without_names_of_the_file_when_a_column_was_r
             "    # prints the difference and what to edit in the contract"
         ),
         "      nightshift migrate                                # after the edit",
-        "      nightshift redo --dataset weather --from 2013-03-10",
+        '      nightshift redo --dataset weather --from 2013-03-10 --reason "…"',
     ]
 
 

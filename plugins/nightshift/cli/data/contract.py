@@ -117,7 +117,8 @@ def _print_adoption(contract: DatasetContract, drop: DropManifest, difference: S
     day = drop.partition.isoformat()
     # Drops that were loaded under the old contract are read again from this day on.
     typer.echo("\nThen: nightshift migrate")
-    typer.echo(f"      nightshift redo --dataset {contract.name} --from {day} --reread")
+    redo = f"nightshift redo --dataset {contract.name} --from {day} --reread"
+    typer.echo(f'      {redo} --reason "…"')
     typer.echo("A renaming or a type is guessed: confirm it with upstream. Nothing was written.")
 
 

@@ -132,7 +132,8 @@ def correct(
         )
     # Nothing is ingested yet: a person corrects all rows of a file, then replays them together.
     typer.echo(f"row {row} is corrected, known at {known_at.isoformat()}. To ingest it:")
-    typer.echo(f"nightshift quarantine replay {dataset} {corrected.partition_date}")
+    day = corrected.partition_date
+    typer.echo(f'nightshift quarantine replay {dataset} {day} --reason "…"')
 
 
 def _parse_corrections(values: list[str]) -> dict[str, str | None]:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nightshift.errors import cause_of
 from nightshift.settings import load_settings
 from nightshift.warehouse.control_tables.acts import (
     Act,
@@ -36,7 +37,10 @@ MAX_BODY_BYTES = 65_536
 _API = "/api/v2"
 _FIRST_ERROR = 400
 _CHANGES = ("POST", "PUT", "PATCH", "DELETE")
-_LOOKING = re.compile(r".*/(list|dry_run|dryRun)$")
+# A long question, and a trial: of a backfill by POST, of a mark by PATCH behind its task.
+_LOOKING = re.compile(
+    r"POST .*/(list|dry_run)|PATCH .*/task(Group)?Instances/[^/]+(/[^/]+)?/dry_run"
+)
 # The first pattern that matches names the act. Bodies of other resources (connections, variables)
 # hold secrets: of them only the path is kept.
 _ACTS = {
@@ -156,28 +160,19 @@ def _changes_something(scope: Scope) -> bool:
     if scope["type"] != "http" or scope["method"] not in _CHANGES:
         return False
     path = _path(scope)
-    # Long questions are sent as POST too.
-    return bool(path) and _LOOKING.match(path) is None
+    is_api = path.startswith("/")
+    return is_api and _LOOKING.fullmatch(f"{scope['method']} {path}") is None
 
 
 async def user_of(scope: Scope) -> str | None:
-    """Return the name of the user whose token a request carries; None without a valid one."""
-    from airflow.api_fastapi.app import get_auth_manager
-    from airflow.api_fastapi.auth.managers.base_auth_manager import (
-        COOKIE_NAME_JWT_TOKEN,
-    )
-    from starlette.requests import HTTPConnection
+    """Return the name of the user of a request, as Airflow sees it; None without a valid one."""
+    from airflow.api_fastapi.core_api.security import bearer_scheme, get_user
+    from starlette.requests import Request
 
-    connection = HTTPConnection(scope)
-    header = connection.headers.get("authorization", "")
-    scheme, _, token = header.partition(" ")
-    # The page sends a cookie, programs send a header.
-    if scheme.lower() != "bearer":
-        token = connection.cookies.get(COOKIE_NAME_JWT_TOKEN, "")
-    if not token:
-        return None
+    request = Request(scope)
     try:
-        user = await get_auth_manager().get_user_from_token(token)
+        credentials = await bearer_scheme(request)
+        user = await get_user(request, None, credentials)
     except Exception:  # noqa: BLE001 - Airflow itself answers an invalid token
         return None
     return str(user.get_name())
@@ -200,19 +195,21 @@ def act_of(
     resource = path.split("/")[1]
     name = f"airflow.{resource}.{method.lower()}"
     arguments: Document = {"path": path}
-    body: Document = {}
+    body: Document | None = {}
     for pattern, known_name in _ACTS.items():
         match = re.fullmatch(pattern, f"{method} {path}")
         if match:
             name = known_name
             body = _parsed(request)
-            arguments = body | match.groupdict()
+            arguments = (body or {}) | match.groupdict()
             break
-    # Airflow's own default of a clear is to try.
-    if name == "airflow.clear" and body.get("dry_run", True):
+    # Airflow's own default of a clear is to try. What was not understood may have said otherwise.
+    is_trial = body is not None and body.get("dry_run", True) is True
+    if name == "airflow.clear" and is_trial:
         return None
-    form = body.get("conf") or {}
-    reason = arguments.pop("note", None) or form.get("reason") or ""
+    form = arguments.get("conf")
+    form_reason = form.get("reason") if isinstance(form, dict) else None
+    reason = arguments.pop("note", None) or form_reason or ""
     return Act(
         name,
         "airflow",
@@ -223,23 +220,22 @@ def act_of(
     )
 
 
-def _parsed(body: bytes) -> Document:
-    """Return a JSON object; empty for anything else, and for what was not read to its end."""
-    if not body or len(body) > MAX_BODY_BYTES:
-        return {}
+def _parsed(body: bytes) -> Document | None:
+    """Return a JSON object; None for anything else, and for what was not read to its end."""
+    if len(body) > MAX_BODY_BYTES:
+        return None
     try:
         document = json.loads(body)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _begin(act: Act) -> RunningAct:
     # Whatever is wrong with our settings: a person must be able to clear a run.
     try:
         return begin_act(load_settings(), act)
-    except Exception:
-        logger.warning("%s by %s is not on record.", act.name, act.actor, exc_info=True)
+    except Exception:  # noqa: BLE001 - the end tries to record it once more, and logs a failure
         return RunningAct(None)
 
 
@@ -248,12 +244,21 @@ def _end(
     running: RunningAct,
     exchange: Exchange,
 ) -> None:
-    # What could not be recorded at the beginning was logged there.
-    if running.act_id is None:
-        return
-    answer = _parsed(exchange.answer)
+    """Record the outcome, and here also an act that could not be recorded when it began."""
+    answer = _parsed(exchange.answer) or {}
     running.read_back["status"] = exchange.status
     for name in _READ_BACK:
         if name in answer:
             running.read_back[name] = answer[name]
-    end_act(load_settings(), act, running, exchange.error_code)
+    # The request was answered: nothing may turn that into an error.
+    try:
+        settings = load_settings()
+    except Exception as error:  # noqa: BLE001 - see above
+        logger.warning(
+            "%s by %s is not on record: %s.",
+            act.name,
+            act.actor,
+            cause_of(error),
+        )
+        return
+    end_act(settings, act, running, exchange.error_code)
