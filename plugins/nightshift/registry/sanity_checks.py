@@ -9,10 +9,9 @@ import numpy as np
 from pyarrow import concat_tables
 
 from nightshift.models.booster import leaf_numbers
-from nightshift.models.calibration import EDGE
 from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if
 from nightshift.registry.feature_agreement import compare_features
-from nightshift.training.recipe.out_of_fold import log_loss
+from nightshift.registry.streams.paired_rows import proper_loss, row_losses
 from nightshift.training.single_feature_leakage import best_separation
 from nightshift.training.splits import rows_of
 from nightshift.training.training_set import mature_window
@@ -20,18 +19,31 @@ from nightshift.training.training_set import mature_window
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nightshift.models.arrays import Vector
+    from nightshift.models.arrays import Integers
     from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
     from nightshift.registry.promotion_context import PromotionContext
 
 TIMED_ROWS = 100_000
-MAXIMUM_REFIT_EXCESS = 0.1
-"""Share by which the loss of the model that serves may exceed the evaluated one's on days that only
-the former was fitted on.
+MAXIMUM_REFIT_LOSS = 0.1
+"""Share of the evaluated model's advantage over the prior that the model that serves may lose, on
+days that only the latter was fitted on.
 """
-_BAGGING = ("bagging_fraction", "subsample", "data_sample_strategy", "bagging", "boosting")
-"""Parameters by which a tree is grown on a part of the rows."""
+LEAF_ROWS = 50_000
+"""Rows whose leaves are in memory at once: a number for each tree."""
+BAG_DEVIATIONS = 6.0
+"""Standard deviations of a bag's size: of a billion honest trees two are further off."""
+_FRACTIONS = ("bagging_fraction", "sub_row", "subsample", "bagging")
+_FREQUENCIES = ("bagging_freq", "subsample_freq")
+"""LightGBM's names of a parameter; an earlier one wins."""
+_SAMPLING = frozenset(
+    {
+        "data_sample_strategy",
+        *(f"pos_{name}" for name in _FRACTIONS),
+        *(f"neg_{name}" for name in _FRACTIONS),
+    }
+)
+"""Parameters by which a row's label or gradient decides whether a tree sees it."""
 
 
 def provenance(context: PromotionContext) -> Criterion:
@@ -88,21 +100,22 @@ def refit(context: PromotionContext) -> Criterion:
     It was fitted on these days too, so a worse loss means that its fit went wrong.
     """
     # The labels first: without a row there is nothing to compare.
-    evaluated = _loss(context.label, context.trained.predictions(context.rows))
-    served = _loss(context.label, context.served.predictions(context.rows))
-    excess = (served - evaluated) / max(evaluated, EDGE)
+    evaluated = _loss(context, context.trained.predictions(context.rows))
+    served = _loss(context, context.served.predictions(context.rows))
+    # All that a model is worth is its advantage over a constant, often a few percent of its loss.
+    prior = _loss(context, context.of("prior"))
+    limit = evaluated + MAXIMUM_REFIT_LOSS * max(0.0, prior - evaluated)
     reason = (
         f"On the hold-out the model that would serve has a loss of {served:.4f}, the evaluated one "
-        f"{evaluated:.4f}."
+        f"{evaluated:.4f}, the prior {prior:.4f}; allowed ≤ {limit:.4f}."
     )
-    return at_most("refit", excess, MAXIMUM_REFIT_EXCESS, reason)
+    return at_most("refit", served, limit, reason)
 
 
-def _loss(label: Vector, predictions: Predictions) -> float:
-    """Return the mean log loss, or the mean squared error."""
-    if predictions.probability is None:
-        return float(np.square(predictions.score - label).mean())
-    return log_loss(label, predictions.probability)
+def _loss(context: PromotionContext, predictions: Predictions) -> float:
+    """Return the mean of the model's proper loss; a median is worth little in squares."""
+    predicted = predictions.score if predictions.probability is None else predictions.probability
+    return float(row_losses(proper_loss(context.spec), context.label, predicted).mean())
 
 
 def signature(context: PromotionContext) -> Criterion:
@@ -159,50 +172,106 @@ def fitted_rows(context: PromotionContext) -> Criterion:
     A tree counts the rows of each of its leaves when it is grown. The same rows, sent through the
     tree, must give the same counts: a model that saw days that judge it has other counts, whatever
     it says of its training. The trees that serve must have seen every row of the window.
+
+    A tree that is grown on a bag has no more rows in a leaf than reach it, and in all about the
+    declared share of the rows. A tree of Dask's workers only estimates the counts of its leaves:
+    their sum is compared.
     """
-    params = context.spec.training.params
-    sampled = sorted(set(_BAGGING) & params.keys())
+    params = _params_used(context)
+    sampled = sorted(_SAMPLING & params.keys())
     if sampled:
-        reason = f"The spec grows each tree on a part of the rows ({', '.join(sampled)})."
+        reason = f"The spec chooses the rows of each tree by label or loss ({', '.join(sampled)})."
         return not_applicable("fitted_rows", reason)
+    fraction = _bag_fraction(params)
+    has_counts = context.spec.training.engine != "dask"
     split = context.split
     # The gap between these parts was left out of the fit.
     parts = [rows_of(context.all_rows, days) for days in (split.train, split.validation)]
     rows = concat_tables(parts)
-    n_trees, n_grown, n_different = _compare_leaves(context.trained, rows)
+    sums, n_different = _compare_leaves(context.trained, rows, fraction, has_counts=has_counts)
+    n_trees, n_grown = len(sums), max(sums, default=0)
     if context.challenger.evaluated is not None:
-        n_trees_served, _, n_different_served = _compare_leaves(context.served, context.all_rows)
-        n_trees += n_trees_served
+        of_served = (context.served, context.all_rows, fraction)
+        sums, n_different_served = _compare_leaves(*of_served, has_counts=has_counts)
+        n_trees += len(sums)
         n_different += n_different_served
     if not n_trees:
         return not_applicable("fitted_rows", "No tree has a split.")
+    bag = f", each on {fraction:.0%} of them" if fraction < 1 else ""
     reason = (
-        f"The trees were grown on {n_grown:,} rows, the split has {rows.num_rows:,} for them "
-        f"({split.train}, {split.validation}); in {n_trees} tree(s) the leaves differ by "
+        f"The trees were grown on {n_grown:,} rows, the split has {rows.num_rows:,} for them"
+        f"{bag} ({split.train}, {split.validation}); in {n_trees} tree(s) the leaves differ by "
         f"{n_different:,}."
     )
-    return at_most("fitted_rows", n_different, 0, reason, n_grown=n_grown, n_rows=rows.num_rows)
+    facts = {"n_grown": n_grown, "n_rows": rows.num_rows, "fraction": fraction}
+    return at_most("fitted_rows", n_different, 0, reason, **facts)
 
 
-def _compare_leaves(model: TrainedModel, rows: pa.Table) -> tuple[int, int, int]:
+def _params_used(context: PromotionContext) -> dict[str, object]:
+    """Return LightGBM's parameters: those of the spec, and those that its search has chosen."""
+    training = context.spec.training
+    params: dict[str, object] = dict(training.params)
+    chosen = context.trained.training.get("search", {}).get("params", {})
+    # The files may say only what the spec lets a search choose.
+    names = training.search.parameters if training.search else {}
+    return params | {name: chosen[name] for name in names if name in chosen}
+
+
+def _bag_fraction(params: dict[str, object]) -> float:
+    """Return the share of the rows that a tree is grown on; 1 without a bag."""
+
+    def first(names: tuple[str, ...], default: float) -> float:
+        values = [params[name] for name in names if name in params]
+        return float(str(values[0])) if values else default
+
+    # LightGBM draws no bag unless it is told after how many trees to draw the next one.
+    return first(_FRACTIONS, 1.0) if first(_FREQUENCIES, 0.0) > 0 else 1.0
+
+
+def _compare_leaves(
+    model: TrainedModel, rows: pa.Table, fraction: float, *, has_counts: bool
+) -> tuple[list[int], int]:
     """Send rows through a model's trees.
 
+    Args:
+        model: Its trees.
+        rows: The rows that were meant for them.
+        fraction: Share of them that each tree was grown on.
+        has_counts: The trees have counted the rows of each leaf.
+
     Returns:
-        The number of trees with a split, the rows that they were grown on, and by how many rows
-        their leaves differ.
+        The rows that each tree with a split was grown on, and by how many rows all differ.
     """
-    leaves = leaf_numbers(model.booster, model.encode(rows))
-    n_trees = n_grown = n_different = 0
-    for tree, reached in zip(model.trees, leaves.T, strict=True):
-        # A tree without a split may have no counts.
-        if len(tree.leaf_counts) <= 1:
-            continue
-        grown = np.asarray(tree.leaf_counts)
-        counts = np.bincount(reached.astype(np.int64), minlength=grown.size)
-        n_trees += 1
-        n_grown = max(n_grown, int(grown.sum()))
-        n_different += int(np.abs(counts - grown).sum())
-    return n_trees, n_grown, n_different
+    # A tree without a split may have no counts.
+    grown = [np.asarray(tree.leaf_counts, np.int64) for tree in model.trees]
+    sums = [int(of_tree.sum()) for of_tree in grown if of_tree.size > 1]
+    n_different = 0
+    if fraction < 1 or not has_counts:
+        n_meant = fraction * rows.num_rows
+        tolerance = BAG_DEVIATIONS * np.sqrt(n_meant * (1 - fraction))
+        n_off = np.ceil(np.abs(np.array(sums) - n_meant) - tolerance)
+        n_different += int(np.maximum(n_off, 0).sum())
+    if not has_counts:
+        return sums, n_different
+    for of_tree, reached in zip(grown, _leaf_counts(model, rows), strict=True):
+        if of_tree.size > 1:
+            difference = of_tree - reached
+            # Rows that a bag has left out are missing in its leaves.
+            counted = np.maximum(difference, 0) if fraction < 1 else np.abs(difference)
+            n_different += int(counted.sum())
+    return sums, n_different
+
+
+def _leaf_counts(model: TrainedModel, rows: pa.Table) -> list[Integers]:
+    """Return how many rows reach each leaf, by tree."""
+    counts = [np.zeros(max(1, len(tree.leaf_counts)), np.int64) for tree in model.trees]
+    # The leaves of all rows in all trees at once would take gigabytes.
+    for start in range(0, rows.num_rows, LEAF_ROWS):
+        matrix = model.encode(rows.slice(start, LEAF_ROWS))
+        leaves = leaf_numbers(model.booster, matrix).astype(np.int64)
+        for number, reached in enumerate(leaves.T):
+            counts[number] += np.bincount(reached, minlength=counts[number].size)
+    return counts
 
 
 def evidence_rows(context: PromotionContext) -> Criterion:
