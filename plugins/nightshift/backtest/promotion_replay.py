@@ -60,6 +60,17 @@ class ReplayedPromotion(PromotionContext):
         return self.models.of(self.challenger.partition_date).evaluated
 
     @cached_property
+    def served(self) -> TrainedModel:
+        """Return the challenger's model that would serve."""
+        return self.models.of(self.challenger.partition_date).model
+
+    @cached_property
+    def champion_served(self) -> TrainedModel:
+        """Return the champion's model that serves."""
+        assert self.champion is not None  # noqa: S101 - a stream is compared with a champion
+        return self.models.of(self.champion.partition_date).model
+
+    @cached_property
     def _tried_champion(self) -> tuple[TrainedModel | None, str, ChampionStatus]:
         if self.champion is None:
             return None, "", "none"

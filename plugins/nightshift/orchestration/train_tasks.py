@@ -121,7 +121,7 @@ def decide_on_streams(model: str, partition_key: str) -> dict[str, Any]:
         spec = scope.spec(model)
         decision = decide_on_evidence(scope.settings, spec, scope.partition, scope.run)
         if decision is None:
-            raise AirflowSkipException("No stream has proved anything, and no champion is old.")
+            raise AirflowSkipException("No stream has proved anything, and no old champion is due.")
         return _read_back(scope, decision)
 
 

@@ -87,20 +87,19 @@ def superiority(context: PromotionContext) -> Criterion:
     evidence = context.evidence
     result = evidence.result
     needed = 1 / (1 - context.spec.promotion.superiority_probability)
-    has_own_nights = evidence.champion_nights >= MINIMUM_NIGHTS and evidence.champion_gain > 0
     low = "unknown" if result.low is None else f"{result.low:+.4f}"
     reason = (
         f"Over {result.n_nights} matured night(s) since {evidence.since} the stream "
         f"{evidence.stream!r} gains {result.mean_gain:+.4f} {proper_loss(context.spec)} a night "
         f"(at least {low}); e-value {result.e_value:.3g}, proved from {needed:g} on"
     )
-    if not has_own_nights:
+    if not evidence.has_own_nights:
         reason += (
             f"; of them {evidence.champion_nights} of this champion, gain "
             f"{evidence.champion_gain:+.4f}: at least {MINIMUM_NIGHTS} with a gain are needed"
         )
     return proved_if(
-        result.e_value >= needed and has_own_nights,
+        result.e_value >= needed and evidence.has_own_nights,
         name,
         result.e_value,
         needed,
@@ -158,16 +157,17 @@ def _gains_on_champion(context: PromotionContext) -> Iterator[tuple[str, Estimat
 def baselines(context: PromotionContext) -> Iterator[Criterion]:
     """Check that the challenger beats prior and rule, and is not beaten by simple models.
 
-    Of a first champion, whose place prior and rule could take, the gain itself must reach the
-    minimum. A linear model and a small tree only compare, and a champion is compared with by the
-    stream: the challenger fails then if it is proved to gain less than the minimum.
+    Of one that is compared with no champion (the first, or one whose champion cannot score), the
+    gain over prior and rule itself must reach the minimum: they could take its place. A linear
+    model and a small tree only compare, and a champion is compared with by the stream: the
+    challenger fails then if it is proved to gain less than the minimum.
     """
     promotion = context.spec.promotion
     minimum = promotion.minimum_gain_over_baseline
     for baseline in NAMES:
         name, gain = f"baseline[{baseline}]", context.gain(baseline)
         text = f"The gain in {promotion.metric} over the {baseline} baseline is {_text(gain)}"
-        if baseline in ("prior", "rule") and context.champion is None:
+        if baseline in ("prior", "rule") and context.champion_model is None:
             relation = ">" if minimum == 0 else "≥"
             reason = f"{text}; required {relation} {minimum:g}."
             is_passed = gain.value > 0 and gain.value >= minimum
@@ -278,8 +278,7 @@ def slices(context: PromotionContext) -> Iterator[Criterion]:
 def churn(context: PromotionContext) -> Iterator[Criterion]:
     """Check that not too many predictions change for those who read them."""
     context = context.broadest
-    champion_model = context.champion_model
-    if champion_model is None:
+    if context.champion_model is None:
         yield _not_compared(context, "churn")
         return
     from scipy.stats import rankdata, spearmanr
@@ -288,7 +287,10 @@ def churn(context: PromotionContext) -> Iterator[Criterion]:
     new = context.of("challenger").score
     old = context.of("champion").score
     ones = np.ones(new.size)
-    is_moved = context.trained.deciles(new) != champion_model.deciles(old)
+    # Deciles are of the model whose scores they divide.
+    new_decile = context.model_of("challenger").deciles(new)
+    old_decile = context.model_of("champion").deciles(old)
+    is_moved = new_decile != old_decile
     moved_sums = context.days.sums(is_moved * 1.0, ones)
     share = context.estimate(ratio(moved_sums))
     maximum = promotion.maximum_decile_churn

@@ -94,8 +94,8 @@ def decide(
 
     Every check of ``promotion_gate`` must pass. The challenger is promoted when its stream is
     proved better, it refreshes an old champion, else it stays in the shadow and is decided about
-    again when its stream has proved something. A rerun returns the decision. The decision closes
-    the open retrain requests.
+    again when its stream has proved something. A rerun returns the decision. The decision of the
+    partition that trained the challenger closes the open retrain requests.
 
     Args:
         settings: Warehouse and bucket.
@@ -130,7 +130,7 @@ def decide(
 def _record(
     conn: Connection, context: PromotionContext, result: PromotionResult, run: RunContext
 ) -> Decision:
-    """Append decision and evidence, and close the open retrain requests, in one transaction."""
+    """Append decision and evidence, and close the requests they answer, in one transaction."""
     challenger = context.challenger
     partition = context.evidence.partition
     with conn.transaction():
@@ -151,8 +151,10 @@ def _record(
             "promotion_id": decision.promotion_id,
         }
         # Requests are closed with the decision: no crash may leave one open, or close it without.
-        for request in open_requests(conn, challenger.model, partition):
-            close_request(conn, request.decision_id, partition, run, outcome)
+        # An older challenger that is decided about again is no training that was asked for.
+        if partition == challenger.partition:
+            for request in open_requests(conn, challenger.model, partition):
+                close_request(conn, request.decision_id, partition, run, outcome)
     return decision
 
 

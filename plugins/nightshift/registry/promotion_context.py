@@ -95,8 +95,9 @@ class PromotionContext:
             "_tried_champion": self._tried_champion,
             "all_rows": self.all_rows,
         }
-        if "served" in vars(self):
-            read["served"] = self.served
+        for name in ("served", "champion_served"):
+            if name in vars(self):
+                read[name] = getattr(self, name)
         vars(stream).update(read | {"broadest": stream})
         n_needed = self.spec.promotion.minimum_stream_days
         return stream if stream.days.n >= n_needed else self
@@ -117,6 +118,24 @@ class PromotionContext:
         if self.challenger.evaluated is None:
             return self.served
         return load_model(self.store, self.challenger.as_evaluated)
+
+    @cached_property
+    def champion_served(self) -> TrainedModel:
+        """Return the champion's model that serves, whose scores the nights of a stream have."""
+        assert self.champion is not None  # noqa: S101 - a stream is compared with a champion
+        return load_model(self.store, self.champion)
+
+    def model_of(self, source: str) -> TrainedModel:
+        """Return the model whose predictions are compared: on a stream the one that served.
+
+        Args:
+            source: ``challenger`` or ``champion``; that one could be loaded.
+        """
+        if self.is_stream:
+            return self.served if source == "challenger" else self.champion_served
+        model = self.trained if source == "challenger" else self.champion_model
+        assert model is not None  # noqa: S101 - the caller has asked
+        return model
 
     @property
     def champion_model(self) -> TrainedModel | None:
@@ -232,17 +251,18 @@ class PromotionContext:
     def _stored_predictions(self) -> dict[str, Predictions]:
         """Return what stream and champion said before the outcome was known."""
         predictions = {}
-        models = {"challenger": self.trained, "champion": self.champion_model or self.trained}
-        for source, model in models.items():
+        for source in ("challenger", "champion"):
             score = numbers(self.rows, f"{source}_score")
             probability = numbers(self.rows, f"{source}_probability") if self.is_binary else None
-            predictions[source] = Predictions(score, probability, model.threshold)
+            threshold = self.model_of(source).threshold
+            predictions[source] = Predictions(score, probability, threshold)
         return predictions
 
     @cached_property
     def baselines(self) -> Baselines:
         """Return the baselines' predictions: ``prior``, ``rule``, ``linear``, ``tree``."""
-        return Baselines(self.spec, self.fit_rows, self.rows, self.trained.threshold)
+        threshold = self.model_of("challenger").threshold
+        return Baselines(self.spec, self.fit_rows, self.rows, threshold)
 
     @property
     def reference(self) -> str:

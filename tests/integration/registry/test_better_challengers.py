@@ -20,6 +20,7 @@ from nightshift.registry.promotion import decide
 from nightshift.registry.promotion_gate import CHECKS, conclude, failures, run_gate
 from nightshift.registry.streams.members import TRAINED
 from nightshift.registry.streams.nights import read_evidence
+from nightshift.warehouse.control_tables.retrain_requests import open_request, open_requests
 
 pytestmark = [pytest.mark.integration, pytest.mark.mlts("infra-4")]
 
@@ -38,6 +39,7 @@ def decided(empty_court):
     first = court.judge(weak)
     in_shadow = court.judge(court.fit())
     court.record_nights(np.random.default_rng(4).normal(0.02, 0.014, 22), champion=1)
+    open_request(court.conn, court.spec.name, PROVED, ["drift"], {}, RUN)
     proved = decide(court.settings, court.spec, in_shadow.version, RUN, PROVED)
     return court, [first, in_shadow, proved, court.judge(court.fit(num_leaves=8), on=PROVED)]
 
@@ -52,6 +54,11 @@ def test_better_challenger_is_promoted_when_its_stream_has_proved_it_and_an_equa
     assert decisions[1].numbers["criteria"]["superiority"] == "unproven"
     assert champion_for(court.conn, court.spec.name, PROVED).version == 1
     assert champion_for(court.conn, court.spec.name, PROVED.shift(1)).version == 2
+
+
+def test_request_to_retrain_stays_open_when_an_older_challenger_is_decided_about(decided):
+    court, _ = decided
+    assert len(open_requests(court.conn, court.spec.name, PROVED)) == 1
 
 
 def test_decision_is_kept_when_the_night_that_proved_it_is_rerun(decided):

@@ -19,7 +19,9 @@ def verdict(
     low: float,
     high: float,
     minimum: float = 0.0,
+    *,
     champion: object = None,
+    champion_model: object = None,
 ) -> str:
     """Return the verdict on a gain over one baseline, of a first champion by default."""
     declared = Promotion(metric="roc_auc", minimum_gain_over_baseline=minimum)
@@ -28,6 +30,7 @@ def verdict(
         spec=SimpleNamespace(promotion=declared),
         gain=lambda _: gain,
         champion=champion,
+        champion_model=champion_model,
     )
     criteria = baselines(cast("PromotionContext", context))
     by_name = {criterion.name: criterion.verdict.value for criterion in criteria}
@@ -50,8 +53,15 @@ def test_one_that_gains_nothing_on_what_needs_no_model_is_refused(name: str) -> 
 
 @pytest.mark.parametrize("name", ["prior", "rule"])
 def test_one_with_a_champion_is_refused_only_when_it_is_proved_to_gain_nothing(name: str) -> None:
-    assert verdict(name, -0.002, -0.010, 0.006, champion="v1") == "passed", "this may be chance"
-    assert verdict(name, -0.015, -0.0224, -0.0079, champion="v1") == "failed"
+    compared = {"champion": "v1", "champion_model": "its model"}
+    assert verdict(name, -0.002, -0.010, 0.006, **compared) == "passed", "this may be chance"
+    assert verdict(name, -0.015, -0.0224, -0.0079, **compared) == "failed"
+
+
+@pytest.mark.parametrize("name", ["prior", "rule"])
+def test_one_whose_champion_cannot_be_compared_must_gain_like_a_first_one(name: str) -> None:
+    assert verdict(name, -0.002, -0.010, 0.006, champion="outdated") == "failed"
+    assert verdict(name, 0.002, -0.006, 0.010, champion="outdated") == "passed"
 
 
 @pytest.mark.parametrize("name", ["prior", "rule", "linear", "tree"])

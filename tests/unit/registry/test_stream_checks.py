@@ -71,11 +71,20 @@ def refusals(change: str) -> set[str]:
         ranks = np.argsort(np.argsort(score))
         return 10 * ranks // score.size + 1
 
-    model = SimpleNamespace(threshold=0.5, deciles=deciles)
+    # The nights have scores of the models that served: only their thresholds and deciles count.
+    served = SimpleNamespace(threshold=0.5, deciles=deciles)
+    evaluated = SimpleNamespace(threshold=None, deciles=None)
     # Models and rows stand ready, as if they had been read.
-    vars(context).update(trained=model, _tried_champion=(model, "", "compared"), all_rows=pairs)
+    vars(context).update(
+        trained=evaluated,
+        served=served,
+        champion_served=served,
+        _tried_champion=(evaluated, "", "compared"),
+        all_rows=pairs,
+    )
     criteria = [*calibration(context), *slices(context), *churn(context)]
     assert context.broadest.is_stream
+    assert context.broadest.of("challenger").threshold == served.threshold
     return {criterion.name for criterion in criteria if criterion.is_refusal}
 
 

@@ -23,7 +23,7 @@ def decide_on_evidence(
 ) -> Decision | None:
     """Decide again about the challengers in the shadow, if a stream has proved something tonight.
 
-    Nothing is loaded on a night without a proof and without an old champion.
+    Nothing is loaded on a night that can prove nothing new.
 
     Returns:
         The decision that promoted, refreshed or refused; None where all stays as it is.
@@ -57,8 +57,16 @@ def decide_on_evidence(
 def _is_due(
     spec: ModelSpec, partition: Partition, champion: ModelVersion, evidence: StreamEvidence
 ) -> bool:
-    """Return whether the gate could come to another verdict than ``shadowed``."""
+    """Return whether the gate could come to another verdict than on an earlier night."""
     promotion = spec.promotion
-    age = (partition.day - champion.partition_date).days
-    is_old = promotion.stale_after_days is not None and age >= promotion.stale_after_days
-    return is_old or evidence.result.e_value >= 1 / (1 - promotion.superiority_probability)
+    needed = 1 / (1 - promotion.superiority_probability)
+    if evidence.result.e_value >= needed and evidence.has_own_nights:
+        return True
+    if promotion.stale_after_days is None:
+        return False
+    days_old = (partition.day - champion.partition_date).days - promotion.stale_after_days
+    # A hold-out stays what it is: an old champion is compared with it once in its interval, the
+    # first time when it turns old. A stream that gains may pass on any night that has matured.
+    has_gain = evidence.champion_nights >= promotion.minimum_stream_days
+    has_gain = has_gain and evidence.champion_gain > 0
+    return days_old >= 0 and (has_gain or days_old % promotion.stale_after_days == 0)

@@ -25,6 +25,7 @@ from nightshift.registry.streams.paired_rows import (
     row_losses,
 )
 from nightshift.training.statistics.sequential_test import (
+    MINIMUM_NIGHTS,
     SequentialResult,
     running_e_values,
     sequential_result,
@@ -133,6 +134,11 @@ class StreamEvidence:
     champion_nights: int = 0
     champion_gain: float = 0.0
     pairs: pa.Table | None = None
+
+    @property
+    def has_own_nights(self) -> bool:
+        """Return whether the champion that serves has itself lost, on enough nights."""
+        return self.champion_nights >= MINIMUM_NIGHTS and self.champion_gain > 0
 
 
 def read_evidence(
