@@ -159,15 +159,27 @@ def test_segments_that_start_from_a_text_take_the_rows(parts, tmp_path):
     assert files(tmp_path) == []
 
 
-def test_the_files_that_were_used_last_stay(parts, tmp_path):
-    plans = [replace(PLAN, seed=seed, n_rounds=1) for seed in range(binned_rows.N_KEPT + 2)]
-    for plan in plans[:-1]:
+def test_a_second_training_finds_all_sets_of_rows(parts, tmp_path, monkeypatch):
+    plans = [replace(PLAN, seed=seed, n_rounds=1) for seed in range(10)]
+    for plan in plans:
         fit_trees(*parts, plan, None, tmp_path)
-    oldest = files(tmp_path)
-    fit_trees(*parts, plans[1], None, tmp_path)  # used again
-    fit_trees(*parts, plans[-1], None, tmp_path)
+    monkeypatch.setattr(binned_rows.BinnedRows, "keep", None)
+    for plan in plans:
+        fit_trees(*parts, plan, None, tmp_path)
 
-    assert len(files(tmp_path)) == len(oldest) == binned_rows.N_KEPT
+
+def test_the_files_that_were_used_last_stay_within_the_limit(parts, tmp_path, monkeypatch):
+    plans = [replace(PLAN, seed=seed, n_rounds=1) for seed in range(4)]
+    for plan in plans[:3]:
+        fit_trees(*parts, plan, None, tmp_path)
+    by_age = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime)
+    n_bytes = sum(path.stat().st_size for path in by_age)
+    monkeypatch.setattr(binned_rows, "MAX_BYTES", n_bytes + 1000)
+    fit_trees(*parts, plans[0], None, tmp_path)  # used again
+    fit_trees(*parts, plans[3], None, tmp_path)
+
+    assert len(files(tmp_path)) == 3
+    assert [path.exists() for path in by_age] == [True, False, True]
 
 
 def test_a_draft_of_a_killed_process_goes(parts, tmp_path):

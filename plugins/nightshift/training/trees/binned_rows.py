@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-N_KEPT = 4
-"""Files that are kept, those that were used last: a window's rows and its folds'."""
+MAX_BYTES = 4 * 1024**3
+"""Size of the files that are kept, those that were used last. A training has ten sets of rows with
+the default numbers; all fit up to ten million rows of 40 columns, and stay in the machine's cache.
+"""
 _MAXIMUM_SAVE_SECONDS = 3600
 """A draft that is older was left by a killed process."""
 
@@ -112,12 +114,18 @@ class BinnedRows:
 
     def _delete_old_files(self) -> None:
         """Delete the files that were used longest ago, and drafts of killed processes."""
-        files = sorted(self._folder.glob("[!.]*.bin"), key=_used_at)
+        files = sorted(self._folder.glob("[!.]*.bin"), key=_used_at, reverse=True)
+        n_bytes = 0
+        old_files = []
+        for path in files:
+            n_bytes += path.stat().st_size
+            if n_bytes > MAX_BYTES:
+                old_files.append(path)
         # Drafts of a running process are younger and stay.
         oldest = time.time() - _MAXIMUM_SAVE_SECONDS
         drafts = self._folder.glob(".*")
         left_drafts = [draft for draft in drafts if _used_at(draft) < oldest]
-        for path in (*files[:-N_KEPT], *left_drafts):
+        for path in (*old_files, *left_drafts):
             path.unlink(missing_ok=True)
 
 
