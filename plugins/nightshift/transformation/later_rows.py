@@ -1,10 +1,12 @@
 """Invent what came later: rows that a partition must not know, put before a feature view.
 
-For each raw dataset and each clock there is one perturbation. ``delivered``: every partition that
-the view may read gets a newer version, delivered after the as-of. ``happened``: partitions after
-the view's own are there already, and known partitions hold events after the as-of. The rows are
-copies of known ones whose values were exchanged among them, so they keep to every contract; keys,
-days and times are moved as the clock demands. Nothing but temporary tables is written.
+For each raw dataset and each clock there is one perturbation. ``delivered``: the newest partitions
+that the view may read get a newer version, delivered after the as-of. ``happened``: partitions
+after the view's own are there already. Known partitions get no later event: contracts keep an event
+within its partition's day, so an honest view need not ask for its time. The rows are copies of
+known ones: each has the values of the next row, and the last one of a partition has none, so that a
+sum differs too. Days and times, keys too, move with a later partition. Nothing but temporary tables
+is written.
 Source: docs/adr/0050-plans-that-bind.md.
 """
 
