@@ -66,10 +66,10 @@ class Promotion(Frozen):
         minimum_stream_days: Matured nights of the champion's stream from which calibration, slices,
             fairness, churn and non-inferiority stand on the stream instead of the hold-out.
         minimum_gain_over_baseline: How much better than each baseline it must be at least, in the
-            metric's unit. A first champion must be so much better than prior and rule by point
-            estimate. Otherwise it must not be proved to gain less. So one that is proved worse than
-            its linear baseline is refused by default. A negative number declares how much worse
-            than a baseline is accepted.
+            metric's unit. One that is compared with no champion must be so much better than prior
+            and rule by point estimate. Otherwise it must not be proved to gain less. So one that is
+            proved worse than its linear baseline is refused by default. A negative number declares
+            how much worse than a baseline is accepted.
         minimum_evidence_days: Days that the comparison stands on at least.
         minimum_evidence_rows: The same in rows.
         maximum_gap_days: Days in a row without a row that the training window may have.

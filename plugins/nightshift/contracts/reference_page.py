@@ -122,7 +122,8 @@ def _row(name: str, field: FieldInfo, meaning: str) -> str:
     default = "required"
     if not field.is_required():
         value = field.get_default(call_default_factory=True)
-        default = f"`{_plain(value)}`"
+        # The defaults of a mapping stand in its own table.
+        default = "see below" if isinstance(value, BaseModel) else f"`{_plain(value)}`"
     type_name = _type_name(field.annotation) + _limits(field)
     return f"| `{name}` | {type_name} | {default} | {meaning} |"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal
 
@@ -74,7 +75,8 @@ class Level(Frozen):
     """The level of all predictions, moved by the newest mature days that no member was fitted on.
 
     Attributes:
-        days: Newest out-of-fold days that the level is estimated on; 0 leaves it alone.
+        days: Newest out-of-fold days that the level is estimated on; 0 leaves it alone, and so does
+            an isotonic calibration, whose steps do not move.
         prior_days: Days that speak for no change: the estimate is multiplied by
             ``days / (days + prior_days)``.
     """
@@ -221,7 +223,9 @@ class Training(Frozen):
         seed: Seed of every random choice.
         num_boost_round: Upper limit of trees.
         early_stopping_rounds: Rounds without a better validation loss.
-        objective: Regression only: the loss; None takes the task's own.
+        objective: Regression only: the loss; None takes the task's own. ``recipe.linear`` and
+            ``recipe.level`` are fitted to the mean: with any other loss than ``regression`` they
+            are off unless they are declared.
         calibration: Binary only: how scores become probabilities, fitted on out-of-fold days;
             ``auto`` takes the method with the lowest log loss on blocks that it was not fitted on.
         engine: ``local`` trains on the machine of the task; ``dask`` on the workers of a cluster
@@ -257,6 +261,18 @@ class Training(Frozen):
     search: Search | None = None
     weight_column: str | None = None
     params: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _line_and_level_follow_the_objective(cls, data: object) -> object:
+        # A line of squares and a level of mean residuals would pull a median to the mean.
+        if not isinstance(data, Mapping) or data.get("objective") in (None, "regression"):
+            return data
+        recipe = data.get("recipe", {})
+        if not isinstance(recipe, Mapping):
+            return data
+        off = {"linear": {"shares": [0.0]}, "level": {"days": 0}}
+        return {**data, "recipe": {**off, **recipe}}
 
     @field_validator("params")
     @classmethod

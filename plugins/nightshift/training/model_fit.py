@@ -195,7 +195,7 @@ def refit_recipe(
     holdout: pa.Table,
     paths: FitPaths,
 ) -> RecipeFit:
-    """Fit the recipe of a evaluated model on all mature days: the model that serves.
+    """Fit the recipe of an evaluated model on all mature days: the model that serves.
 
     Args:
         spec: The recipe.
@@ -277,12 +277,15 @@ def _assemble(
             methods = _CALIBRATIONS
         calibration = choose_calibration(scores, raw, methods)
         predicted = apply_calibration(calibration, raw)
-    offset = level_offset(
-        predicted,
-        scores,
-        recipe.level,
-        is_binary=is_binary,
-    )
+    offset = 0.0
+    # The steps of an isotonic calibration stay where they are: a level would have to move them all.
+    if calibration["method"] != "isotonic":
+        offset = level_offset(
+            predicted,
+            scores,
+            recipe.level,
+            is_binary=is_binary,
+        )
     shift = 0.0
     if is_binary:
         calibration = _moved(calibration, offset)
@@ -316,8 +319,8 @@ def _assemble(
 
 
 def _moved(calibration: dict[str, Any], offset: float) -> dict[str, Any]:
-    """Return a calibration whose log-odds are moved; steps follow the newest days only by refit."""
-    if calibration["method"] == "isotonic" or offset == 0:
+    """Return a calibration whose log-odds are moved by an offset; without one it stays itself."""
+    if offset == 0:
         return calibration
     slope = calibration.get("slope", 1.0)
     intercept = calibration.get("intercept", 0.0) + offset

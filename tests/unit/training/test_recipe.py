@@ -13,6 +13,7 @@ from tests.unit.backtest.test_nightly_models import SPEC, world
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.training_spec import Level
+from nightshift.contracts.training_spec import Training as TrainingSpec
 from nightshift.models.booster import load_booster, predict_raw
 from nightshift.models.signature import Signature
 from nightshift.training.holdout import Training, fit_and_evaluate
@@ -260,6 +261,28 @@ def test_a_regression_serves_the_mean(rows):
     outcome = later.column("is_late").to_numpy()
     assert abs(value.mean() - outcome.mean()) < 0.15 * outcome.mean()
     assert value.mean() > 1.3 * np.median(outcome)
+
+
+def test_line_and_level_are_off_for_a_loss_that_is_not_the_mean():
+    training = SPEC.training.model_dump(mode="json", exclude={"recipe"})
+
+    median = TrainingSpec.model_validate(training | {"objective": "regression_l1"}).recipe
+    mean = TrainingSpec.model_validate(training | {"objective": "regression"}).recipe
+    declared = TrainingSpec.model_validate(
+        training | {"objective": "quantile", "recipe": {"level": {"days": 7}, "seeds": 2}}
+    ).recipe
+
+    assert (median.linear.shares, median.level.days) == ((0.0,), 0)
+    assert (mean.linear.shares, mean.level.days) == ((0.0, 0.25, 0.5), 14)
+    assert (declared.linear.shares, declared.level.days, declared.seeds) == ((0.0,), 7, 2)
+
+
+def test_a_level_that_the_steps_ignore_is_not_recorded(rows, training):
+    stepped = fit(spec_with(calibration="isotonic"), rows).served
+
+    assert training.served.training["level_offset"] != 0
+    assert stepped.calibration["method"] == "isotonic"
+    assert stepped.training["level_offset"] == 0
 
 
 def test_costs_give_the_threshold(rows, training):

@@ -29,6 +29,9 @@ _MINIMUM_MISSING = 0.002
 """Share of missing values from which they have a weight of their own."""
 _MAX_STEPS = 30
 _TOLERANCE = 1e-10
+"""Largest step of a weight at which Newton's method ends."""
+_JITTER = 1e-10
+"""Added to all penalties: columns that depend on each other have a solution too."""
 _DIGITS = 8
 """Significant digits of fitted numbers: the last bits depend on the machine."""
 
@@ -307,7 +310,7 @@ def _solve(
         predicted = sigmoid(raw) if is_binary else raw
         curvature = row_weight * (predicted * (1 - predicted) if is_binary else 1.0)
         gradient = matrix.T @ (row_weight * (predicted - rows.label)) + penalties * weights
-        hessian = (matrix * curvature[:, None]).T @ matrix + np.diag(penalties + _TOLERANCE)
+        hessian = (matrix * curvature[:, None]).T @ matrix + np.diag(penalties + _JITTER)
         step = np.linalg.solve(
             hessian,
             gradient,
