@@ -10,8 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,21 +75,6 @@ class PendingMessage:
     queued_at: dt.datetime
     n_tries: int
     last_try_at: dt.datetime | None
-
-
-@contextmanager
-def channel_lock(conn: Connection, channel: str) -> Iterator[bool]:
-    """Try to become the only sender of a channel; yield whether that succeeded."""
-    # Of the session, not of a transaction: no transaction stays open while a receiver is slow. It
-    # is gone with the process, however that ends.
-    name = [f"notices/{channel}"]
-    query = "select pg_try_advisory_lock(hashtextextended(%s, 0))"
-    (is_held_by_us,) = conn.execute(query, name).fetchone() or (False,)
-    try:
-        yield is_held_by_us
-    finally:
-        if is_held_by_us and not conn.closed:
-            conn.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", name)
 
 
 def queue_due(
