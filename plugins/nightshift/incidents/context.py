@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
+# Another evaluator sees what this one cannot; it has gone if it has seen nothing for so long.
+SEEN_ELSEWHERE_FOR = dt.timedelta(hours=1)
 # A partition that was first published so soon after its day was published by its own night.
 NIGHTLY_DELAY = dt.timedelta(days=8)
 
@@ -161,6 +163,24 @@ class EvaluationContext:
         all_tables.update(f"predictions/{model}" for model in all_models)
         consumers = [f"analytics.{model}_current" for model in sorted(all_models)]
         return sorted(all_tables), sorted(all_models), consumers
+
+    def open_keys(self, rule_name: str, seen_since: dt.datetime | None = None) -> list[str]:
+        """Return the keys of a rule's open facts.
+
+        Args:
+            rule_name: The rule.
+            seen_since: Only those that somebody has seen since then; all for None.
+        """
+        rows = self.conn.execute(
+            """
+            select fact_key from ops.incidents
+            where kind = %s and closed_at is null
+                and last_seen_at > coalesce(%s::timestamptz, '-infinity')
+            order by fact_key
+            """,
+            [rule_name, seen_since],
+        )
+        return [key for (key,) in rows]
 
     def owner_of(self, model: str) -> str:
         """Return the team that answers for a model; empty if it has no spec."""

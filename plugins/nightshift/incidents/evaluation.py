@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError, cause_of, stack_of
-from nightshift.incidents.context import EvaluationContext
+from nightshift.incidents.context import SEEN_ELSEWHERE_FOR, EvaluationContext
 from nightshift.incidents.facts import Fact, Rule, Unchecked
-from nightshift.incidents.records import as_json
+from nightshift.incidents.health_subjects import keep_subjects
+from nightshift.incidents.records import SEEN_UNTIL, as_json
 from nightshift.incidents.rules.declared import RULES
 from nightshift.incidents.runbook_commands import page_of
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.schema_lock import try_session_lock
 
 if TYPE_CHECKING:
     from nightshift.incidents.context import AirflowState
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 EVALUATOR = "evaluator"
 FAILED_RULE = "failed rule"
+GONE = "its fact is gone"
+OUT_OF_SIGHT = "its rule does not look at it any more; nobody has seen it repaired"
 # A rule that takes longer is cancelled by the warehouse, and becomes an incident itself.
 STATEMENT_TIMEOUT_SECONDS = 10
 
@@ -104,10 +108,12 @@ def evaluate(
     started = time.monotonic()
     at = at or dt.datetime.now(dt.UTC)
     impatient = settings.model_copy(update={"statement_timeout_seconds": STATEMENT_TIMEOUT_SECONDS})
-    with connect(impatient, "nightshift incidents") as conn:
-        # Held until the connection ends: an older evaluation must not overwrite a newer one.
-        lock = "select pg_try_advisory_lock(hashtextextended('nightshift incidents', 0))"
-        if conn.execute(lock).fetchone() != (True,):
+    with (
+        connect(impatient, "nightshift incidents") as conn,
+        # An older evaluation must not overwrite a newer one.
+        try_session_lock(conn, "nightshift incidents") as is_ours,
+    ):
+        if not is_ours:
             return Evaluation(at, is_skipped=True)
         context = EvaluationContext(impatient, conn, at, airflow)
         evaluation = _Evaluator(context, rules).run()
@@ -143,6 +149,13 @@ class _Evaluator:
             if rule.kind in last and last[rule.kind] > self.context.now - rule.pause:
                 untouched.add(rule.kind)
                 continue
+            if rule.needs_airflow and self.context.airflow is None:
+                # Not recorded as evaluated: that would keep those who see Airflow from their turn.
+                recent = self.context.now - SEEN_ELSEWHERE_FOR
+                unseen = RuleResult({}, set(self.context.open_keys(rule.kind, recent)))
+                self._settle(rule.kind, rule.aspect, unseen, OUT_OF_SIGHT)
+                untouched.add(rule.kind)
+                continue
             result = _ask(self.context, rule)
             if result.error is not None:
                 failures[rule.kind] = _failed_rule(rule, result.error)
@@ -152,7 +165,7 @@ class _Evaluator:
         self._settle(FAILED_RULE, "evaluation", RuleResult(failures, untouched))
         if self.rules is RULES:
             self._forget_rules()
-        _keep_subjects(self.context)
+        keep_subjects(self.context)
         return self
 
     def _store(self, rule: Rule, result: RuleResult) -> None:
@@ -172,7 +185,7 @@ class _Evaluator:
             if result.error is None:
                 self._settle(rule.kind, rule.aspect, result)
 
-    def _settle(self, rule_name: str, aspect: str, result: RuleResult) -> None:
+    def _settle(self, rule_name: str, aspect: str, result: RuleResult, reason: str = GONE) -> None:
         """Open, see again and close the incidents of one rule in one transaction."""
         conn = self.context.conn
         with conn.transaction():
@@ -193,7 +206,7 @@ class _Evaluator:
                 for key, incident_id in known.items()
                 if key not in result.facts and key not in result.unchecked
             ]
-            self._close(gone, "its fact is gone")
+            self._close(gone, reason)
 
     # A row that another evaluator has opened is no second incident.
     def _open(self, parameters: dict[str, Any]) -> None:
@@ -210,7 +223,14 @@ class _Evaluator:
         if not incident_ids:
             return
         rows = self.context.conn.execute(
-            _CLOSE, {"incident_ids": incident_ids, "actor": EVALUATOR, "reason": reason}
+            _CLOSE,
+            {
+                "incident_ids": incident_ids,
+                "actor": EVALUATOR,
+                "reason": reason,
+                "out_of_sight": OUT_OF_SIGHT,
+                "seen_until": SEEN_UNTIL,
+            },
         )
         self.closed += [incident_id for (incident_id,) in rows]
 
@@ -264,12 +284,17 @@ def _parameters(
 ) -> dict[str, Any]:
     # Who depends on it is worked out now: specs and views change while an incident is open.
     try:
-        tables, models, consumers = context.touched(fact.tables, fact.models)
+        # With a savepoint of its own: its failure must not abort what has been stored so far.
+        with context.conn.transaction():
+            tables, models, consumers = context.touched(fact.tables, fact.models)
     except Exception as error:  # noqa: BLE001 - a fact is worth more than what depends on it
         logger.warning("What %s touches is not known:\n%s", fact.subject, stack_of(error))
         tables, models, consumers = list(fact.tables), list(fact.models), []
     # Data has no owner of its own: those of the models that read it must know.
     owner = fact.owner or ", ".join(sorted({context.owner_of(model) for model in models} - {""}))
+    facts = fact.facts
+    if fact.seen_until is not None:
+        facts = {**facts, SEEN_UNTIL: fact.seen_until}
     return {
         "kind": rule_name,
         "fact_key": fact.fact_key,
@@ -289,40 +314,10 @@ def _parameters(
         "tables": tables,
         "models": models,
         "consumers": consumers,
-        "facts": json.dumps(as_json(fact.facts)),
+        "facts": json.dumps(as_json(facts)),
         "worse_rank": fact.worse_rank,
         "actor": EVALUATOR,
     }
-
-
-def _keep_subjects(context: EvaluationContext) -> None:
-    """Record whose health is known: models and tables of the specs and contracts."""
-    subjects = {("model", spec.name): spec.owner for spec in context.specs.values()}
-    for spec in context.specs.values():
-        subjects["table", spec.predictions_dataset] = spec.owner
-        subjects["table", spec.features_dataset] = ""
-    for contract in context.contract_files.documents.values():
-        subjects["table", contract.dataset] = ""
-    types = [subject_type for subject_type, _ in subjects]
-    names = [name for _, name in subjects]
-    with context.conn.transaction():
-        context.conn.execute(
-            """
-            insert into ops.health_subjects (subject_type, subject, owner)
-            select * from unnest(%s::text[], %s::text[], %s::text[])
-            on conflict (subject_type, subject)
-            do update set owner = excluded.owner, seen_at = clock_timestamp()
-            """,
-            [types, names, list(subjects.values())],
-        )
-        context.conn.execute(
-            """
-            delete from ops.health_subjects s where not exists (
-                select from unnest(%s::text[], %s::text[]) as known (subject_type, subject)
-                where (known.subject_type, known.subject) = (s.subject_type, s.subject))
-            """,
-            [types, names],
-        )
 
 
 _KEEP_RULE = """
@@ -391,10 +386,13 @@ with closed as (
     update ops.incidents
     set closed_at = clock_timestamp(), snoozed_until = null, snoozed_by = null
     where incident_id = any(%(incident_ids)s) and closed_at is null
-    returning incident_id, severity, worse_rank
+    returning incident_id, severity, worse_rank,
+        (facts ->> %(seen_until)s)::timestamptz <= closed_at as is_out_of_sight
 ), events as (
     insert into ops.incident_events (incident_id, event, actor, reason, severity, worse_rank)
-    select incident_id, 'closed', %(actor)s, %(reason)s, severity, worse_rank from closed
+    select incident_id, 'closed', %(actor)s,
+        case when is_out_of_sight then %(out_of_sight)s else %(reason)s end, severity, worse_rank
+    from closed
 )
 select incident_id from closed order by incident_id
 """

@@ -37,6 +37,7 @@ class Fact:
         tables: Datasets that it touches first; what depends on them is added.
         models: Models that it touches first.
         size: How many things it concerns; more is worse. The partitions by default.
+        seen_until: When its rule stops looking at it, UTC; None if it never does.
         facts: Numbers and names; no value of a row and no secret.
     """
 
@@ -55,6 +56,7 @@ class Fact:
     tables: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     size: int | None = None
+    seen_until: dt.datetime | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -93,9 +95,11 @@ class Rule:
         aspect: The part of a subject's health that it judges.
         find: Returns the facts; whatever it raises becomes an incident of its own.
         pause: Time between two evaluations; zero for every one.
+        needs_airflow: Whether an evaluator that cannot reach Airflow leaves it to another one.
     """
 
     kind: str
     aspect: str
     find: Callable[[EvaluationContext], Findings]
     pause: dt.timedelta = dt.timedelta()
+    needs_airflow: bool = False

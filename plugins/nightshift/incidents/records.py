@@ -24,6 +24,10 @@ SubjectType = Literal["table", "model", "run", "file", "service", "rule"]
 Event = Literal["opened", "worsened", "closed", "acknowledged", "snoozed", "woken"]
 
 
+SEEN_UNTIL = "seen_until"
+"""Key in the facts of an incident: when its rule stops looking at it, ISO 8601."""
+
+
 class UnknownIncidentError(NightshiftError):
     """There is no incident of that number, or it is closed."""
 
@@ -37,6 +41,7 @@ class Incident:
     Attributes:
         incident_id: Its number.
         kind: The rule that found it.
+        fact_key: Which fact of the rule it is.
         code: Error code of its cause; ``docs/runbooks/<code>.md``.
         severity: How urgent it is.
         health: The word that it gives its subject.
@@ -48,7 +53,7 @@ class Incident:
         state: ``open``, ``acknowledged``, ``snoozed`` or ``closed``.
         opened_at: When it was first seen, UTC.
         last_seen_at: When it was last seen, UTC.
-        closed_at: When it was found to be gone, UTC; None while it lasts.
+        closed_at: When it was found to be gone, or out of its rule's sight, UTC; None before.
         n_seen: Evaluations that have seen it.
         what: What is broken, in one sentence.
         consequence: What happens if nobody acts.
@@ -68,6 +73,7 @@ class Incident:
 
     incident_id: int
     kind: str
+    fact_key: str
     code: str
     severity: Severity
     health: Health
@@ -95,6 +101,14 @@ class Incident:
     acknowledged_by: str | None
     snoozed_until: dt.datetime | None
     snoozed_by: str | None
+
+    @property
+    def is_out_of_sight(self) -> bool:
+        """Return whether it ended because its rule looks no further, and not as repaired."""
+        seen_until = self.facts.get(SEEN_UNTIL)
+        if self.closed_at is None or seen_until is None:
+            return False
+        return dt.datetime.fromisoformat(seen_until) <= self.closed_at
 
     def document(self) -> dict[str, Any]:
         """Return the incident as plain JSON."""
@@ -154,7 +168,8 @@ class SubjectHealth:
 
 # The same words as ops.open_incidents, and ``closed``; the warehouse's clock decides.
 _COLUMNS = """
-    incident_id, kind, code, severity, health, aspect, subject_type, subject, partitions, owner,
+    incident_id, kind, fact_key, code, severity, health, aspect, subject_type, subject, partitions,
+    owner,
     case
         when closed_at is not null then 'closed'
         when snoozed_until > clock_timestamp() then 'snoozed'

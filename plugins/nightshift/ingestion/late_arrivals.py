@@ -25,6 +25,7 @@ from nightshift.ingestion.ingest_call import IngestCall, open_call
 from nightshift.ingestion.load import FileAbsentError, absent_error
 from nightshift.ingestion.refusals import Refusals
 from nightshift.lake.object_store import ObjectStore
+from nightshift.warehouse.schema_lock import try_session_lock
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -101,9 +102,13 @@ def load_late_drops(
     Raises:
         StaleTokenError: A newer attempt has taken a partition.
     """
-    with open_call(settings, dataset, run) as call:
+    with (
+        open_call(settings, dataset, run) as call,
+        # One load at a time, and no `ingest`: two at once would take each other's tokens.
+        try_session_lock(call.conn, f"sweep {call.contract.dataset}") as is_ours,
+    ):
         name = call.contract.dataset
-        if not _try_lock(call):
+        if not is_ours:
             return LateLoad(name, is_busy=True)
         deliveries = read_deliveries(call.conn, call.store, dataset, partitions)
         record_received(call.conn, call.store, deliveries)
@@ -126,14 +131,6 @@ def load_late_drops(
         left=tuple((drop, codes.get(identity(drop), "?")) for drop in left),
         published=tuple(sorted(published)),
     )
-
-
-def _try_lock(call: IngestCall) -> bool:
-    """Return whether this connection may load late drops: one at a time, and no ``ingest``."""
-    # Held until the connection ends: two loads at once would take each other's tokens.
-    query = "select pg_try_advisory_lock(hashtextextended(%s, 0))"
-    row = call.conn.execute(query, [f"sweep {call.contract.dataset}"]).fetchone()
-    return row == (True,)
 
 
 def _late_drops(

@@ -158,6 +158,7 @@ class MonitoringContext:
             "red": str(self.data_quality_problems),
             "recent": str(sorted(self.columns.recent_loads.items())),
             "broken": str(sorted(self.columns.fault_history.since.items())),
+            "estimated": self.columns.estimation_history.digest,
             "spec": self.spec.digest,
             "champion": self.champion.version.digest if self.champion else "none",
             "as_of": self.as_of.isoformat(),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -74,43 +75,52 @@ class MaturedEstimate(NamedTuple):
     realised: float | None
 
 
+@dataclass(frozen=True)
+class EstimationHistory:
+    """What is known of earlier nights when a partition is estimated.
+
+    Attributes:
+        estimates: By metric, the earlier estimates by day.
+        losses: By metric, the mean loss of each decile lately; empty for a binary model.
+    """
+
+    estimates: Mapping[str, Sequence[MaturedEstimate]]
+    losses: Mapping[str, Mapping[int, float]]
+
+    @classmethod
+    def read(cls, conn: Connection, spec: ModelSpec, partition: Partition) -> EstimationHistory:
+        """Read what was published of the days before a partition."""
+        losses = {} if spec.task is Task.BINARY else _recent_losses(conn, spec, partition)
+        return cls(_read_estimates(conn, spec, partition), losses)
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of all of it."""
+        return sha256(repr((self.estimates, self.losses)).encode()).hexdigest()
+
+
 def estimate_performance(
-    conn: Connection, spec: ModelSpec, partition: Partition, scores: Mapping[str, Sketch]
+    spec: ModelSpec,
+    partition: Partition,
+    scores: Mapping[str, Sketch],
+    history: EstimationHistory,
 ) -> list[Estimate]:
     """Return the estimates of a partition whose predictions a model published.
 
     Args:
-        conn: Any connection.
         spec: The model.
         partition: The partition.
         scores: Sketches of the published predictions.
+        history: What is known of earlier nights.
     """
     if spec.task is Task.BINARY:
         expected = binary_estimates(*_counted(scores.get("probability")))
     else:
-        losses = _recent_losses(
-            conn,
-            spec,
-            partition,
-        )
-        expected = regression_estimates(
-            *_counted(scores.get(DECILE)),
-            losses,
-        )
+        expected = regression_estimates(*_counted(scores.get(DECILE)), history.losses)
     estimates = []
     for metric, value in expected.items():
-        history = _read_history(
-            conn,
-            spec,
-            partition,
-            metric,
-        )
-        estimates += with_bands(
-            metric,
-            value,
-            partition.day,
-            history,
-        )
+        earlier = history.estimates.get(metric, ())
+        estimates += with_bands(metric, value, partition.day, earlier)
     return estimates
 
 
@@ -302,25 +312,28 @@ def _counted(sketch: Sketch | None) -> tuple[Doubles, Doubles]:
     return numbers, counts.astype(np.float64)
 
 
-def _read_history(
-    conn: Connection, spec: ModelSpec, partition: Partition, metric: str
-) -> list[MaturedEstimate]:
-    """Return earlier estimates of a metric, with what was realised by the evening before."""
+def _read_estimates(
+    conn: Connection, spec: ModelSpec, partition: Partition
+) -> dict[str, list[MaturedEstimate]]:
+    """Return earlier estimates by metric, with what was realised by the evening before."""
     rows = conn.execute(
         """
-        select e.partition_date, e.estimate,
+        select e.metric, e.partition_date, e.estimate,
             case when r.measured_on < %(day)s and r.maturity = 'mature' then r.value end
         from monitoring.estimates_published e
         left join monitoring.performance_published r
             on r.model = e.model and r.partition_date = e.partition_date and r.metric = e.metric
             and r.slice_name = 'all'
-        where e.model = %(model)s and e.metric = %(metric)s and e.span = 'night'
+        where e.model = %(model)s and e.span = 'night'
             and e.partition_date < %(day)s and e.partition_date >= %(day)s::date - %(reach)s
-        order by 1
+        order by 1, 2
         """,
-        {"model": spec.name, "metric": metric, "day": partition.day, "reach": HISTORY_DAYS},
+        {"model": spec.name, "day": partition.day, "reach": HISTORY_DAYS},
     )
-    return [MaturedEstimate(*row) for row in rows]
+    estimates: dict[str, list[MaturedEstimate]] = {}
+    for metric, *estimate in rows:
+        estimates.setdefault(metric, []).append(MaturedEstimate(*estimate))
+    return estimates
 
 
 def _recent_losses(
@@ -329,7 +342,9 @@ def _recent_losses(
     """Return the mean loss of each decile of the predictions over the last matured nights."""
     rows = conn.execute(
         """
-        select metric, slice_value::integer, sum(value * n_labels) / sum(n_labels)
+        select metric, slice_value::integer,
+            -- In the order of the nights: doubles add up to other bits in another one.
+            sum(value * n_labels order by partition_date) / sum(n_labels)
         from monitoring.performance_published
         where model = %(model)s and slice_name = %(decile)s and metric = any(%(metrics)s)
             and measured_on < %(day)s and partition_date >= %(day)s::date - %(reach)s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from nightshift.quality.column_order import OrderCounter
 from nightshift.quality.column_summary import ColumnSummary, summarize
 from nightshift.quality.profiles import LoadTable, keep_profile, profile_load, scan_load
-from nightshift.quality.stored_summaries import keep_order
+from nightshift.quality.stored_summaries import keep_order, ordered_days
+from nightshift.warehouse.schema_lock import try_session_lock
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+"""Pause before it is looked again whether another process has profiled a load."""
 
 
 class Scan(NamedTuple):
@@ -97,12 +102,7 @@ class PartitionScans:
                         self.run,
                     )
                 else:
-                    keep_scan(
-                        self.conn,
-                        load,
-                        scan,
-                        self.run,
-                    )
+                    keep_profile(self.conn, load, scan.profile, self.run)
             # A view for people must not fail the task.
             except Exception as error:  # noqa: BLE001
                 logger.warning(
@@ -148,19 +148,63 @@ def scan_with_order(
     return Scan(profile, counter.order())
 
 
-def keep_scan(conn: Connection, load: LoadTable, scan: Scan, run: RunContext) -> None:
-    """Store a scan; what is stored already stays."""
-    keep_profile(
-        conn,
-        load,
-        scan.profile,
-        run,
-    )
-    if scan.profile and load.schema == "features":
-        keep_order(
-            conn,
-            load.dataset,
-            load.day,
-            load.load_id,
-            scan.order,
+def keep_features(conn: Connection, load: LoadTable, scan: Scan, run: RunContext) -> None:
+    """Store the scan of a feature load, instead of a profile that has no order."""
+    # One transaction: whoever sees the order finds the summaries of the same scan.
+    with conn.transaction():
+        # Its columns were read as they are stored, not as a model reads them.
+        conn.execute(
+            """
+            delete from monitoring.profiles p
+            where (dataset, partition_date, load_id) = (%s, %s, %s) and not exists (
+                select from monitoring.column_orders o
+                where (o.dataset, o.partition_date, o.load_id)
+                    = (p.dataset, p.partition_date, p.load_id))
+            """,
+            [load.dataset, load.day, load.load_id],
         )
+        keep_profile(conn, load, scan.profile, run)
+        keep_order(conn, load.dataset, load.day, load.load_id, scan.order)
+
+
+def profile_missing(
+    settings: Settings,
+    conn: Connection,
+    spec: ModelSpec,
+    run: RunContext,
+    loads: Mapping[dt.date, int],
+) -> None:
+    """Scan the feature loads that no model of the view has monitored, each in one process only.
+
+    Args:
+        settings: Where the warehouse is.
+        conn: A connection outside of a transaction.
+        spec: The model.
+        run: Recorded with the profiles.
+        loads: Load id by day; most of them were profiled when they were monitored.
+    """
+    dataset = spec.features_dataset
+    waiting = set(loads) - ordered_days(conn, dataset, loads)
+    while waiting:
+        is_idle = True
+        for day in sorted(waiting):
+            load = LoadTable(dataset, "features", spec.feature_table, loads[day], day)
+            name = f"profile {dataset} {day} {load.load_id}"
+            with try_session_lock(conn, name) as is_ours:
+                # Two models of a view share the work: each takes what the other has not.
+                if is_ours:
+                    _profile_once(settings, conn, spec, run, load)
+                    waiting.remove(day)
+                    is_idle = False
+        if waiting and is_idle:
+            time.sleep(POLL_SECONDS)
+
+
+def _profile_once(
+    settings: Settings, conn: Connection, spec: ModelSpec, run: RunContext, load: LoadTable
+) -> None:
+    if ordered_days(conn, load.dataset, {load.day: load.load_id}):
+        return
+    scan = scan_with_order(settings, conn, load, run, feature_types(spec))
+    if scan.profile:
+        keep_features(conn, load, scan, run)

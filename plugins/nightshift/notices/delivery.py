@@ -13,15 +13,10 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError, cause_of
 from nightshift.notices.messages import compose
-from nightshift.notices.outbox import (
-    PendingMessage,
-    channel_lock,
-    pending_messages,
-    queue_due,
-    record_try,
-)
+from nightshift.notices.outbox import PendingMessage, pending_messages, queue_due, record_try
 from nightshift.notices.senders import send
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.schema_lock import try_session_lock
 
 if TYPE_CHECKING:
     from nightshift.notices.messages import Message
@@ -106,7 +101,7 @@ def _deliver_channel(settings: Settings, notices: NoticeSettings, result: Channe
     try:
         with (
             connect(settings, f"nightshift notices {result.channel}") as conn,
-            channel_lock(conn, result.channel) as is_ours,
+            try_session_lock(conn, f"notices/{result.channel}") as is_ours,
         ):
             if is_ours:
                 _deliver_locked(conn, notices, result)

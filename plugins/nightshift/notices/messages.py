@@ -144,11 +144,14 @@ def _open(item: Item, runbooks_url: str, now: dt.datetime) -> list[str]:
 def _ended(item: Item, now: dt.datetime) -> list[str]:
     incident = item.incident
     closed_at = incident.closed_at or now
+    todo = "nothing; it was found to be gone"
+    if incident.is_out_of_sight:
+        todo = "look at it; its rule looks no further, and nobody has seen it repaired"
     return [
         f"ENDED: {one_line(incident.what)}",
         f"from:     {_instant(incident.opened_at)}",
         f"until:    {_instant(closed_at)}, after {_duration(closed_at - incident.opened_at)}",
-        "do:       nothing; it was found to be gone",
+        f"do:       {todo}",
         f"owner:    {one_line(incident.owner) or 'nobody is named'}",
         f"incident: {incident.incident_id} ({incident.code})",
     ]

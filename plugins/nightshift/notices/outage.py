@@ -196,6 +196,7 @@ def _as_incident(outage: Outage, closed_at: dt.datetime | None) -> Incident:
     return Incident(
         incident_id=0,
         kind="outage",
+        fact_key=outage.name,
         code=outage.code,
         severity="critical",
         health="unknown",

@@ -10,8 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 # An incident that was over before anybody could be told is told for so long.
 TOLD_AFTER_ITS_END = dt.timedelta(days=1)
 DIGEST_WINDOW = dt.timedelta(minutes=10)
+# A fact that comes and goes: after so many messages within an hour, one each DIGEST_WINDOW.
+MAX_OF_A_FACT, FLAPPING_WINDOW = 4, dt.timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -78,40 +79,30 @@ class PendingMessage:
     last_try_at: dt.datetime | None
 
 
-@contextmanager
-def channel_lock(conn: Connection, channel: str) -> Iterator[bool]:
-    """Try to become the only sender of a channel; yield whether that succeeded."""
-    # Of the session, not of a transaction: no transaction stays open while a receiver is slow. It
-    # is gone with the process, however that ends.
-    name = [f"notices/{channel}"]
-    query = "select pg_try_advisory_lock(hashtextextended(%s, 0))"
-    (is_held_by_us,) = conn.execute(query, name).fetchone() or (False,)
-    try:
-        yield is_held_by_us
-    finally:
-        if is_held_by_us and not conn.closed:
-            conn.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", name)
-
-
 def queue_due(
     conn: Connection, notices: NoticeSettings, channel: str, now: dt.datetime
 ) -> list[str]:
     """Queue what a channel must be told and was not; return the keys of the new messages.
 
-    More than ``digest_above`` messages in ten minutes become one digest. The caller holds the
-    channel's lock.
+    More than ``digest_above`` messages in ten minutes become one digest. A fact that comes and
+    goes waits, and then has one message. The caller holds the channel's lock.
     """
+    flapping = _flapping(conn, channel)
     due = []
     for untold in _untold(conn, channel):
         incident = untold.incident
         goes_here = untold.was_told or channel in channels_for(notices, incident)
-        if goes_here and not is_held(notices, incident, now):
+        waits = is_held(notices, incident, now) or _fact(incident) in flapping
+        if goes_here and not waits:
             due.append(untold)
     if not due:
         return []
     n_recent = _recent_messages(conn, channel)
-    groups = [[untold] for untold in due]
-    if len(due) > 1 and n_recent + len(due) > notices.digest_above:
+    by_fact: dict[tuple[str, str], list[Untold]] = defaultdict(list)
+    for untold in due:
+        by_fact[_fact(untold.incident)].append(untold)
+    groups = list(by_fact.values())
+    if len(groups) > 1 and n_recent + len(groups) > notices.digest_above:
         groups = [due]
     keys = []
     with conn.transaction():
@@ -215,6 +206,33 @@ def _queue(conn: Connection, channel: str, key: str, group: Sequence[Untold]) ->
             """,
             values,
         )
+
+
+def _fact(incident: Incident) -> tuple[str, str]:
+    """Return which fact an incident is about; a fact that comes back is another incident."""
+    return incident.kind, incident.fact_key
+
+
+def _flapping(conn: Connection, channel: str) -> set[tuple[str, str]]:
+    """Return the facts of which a channel was told often within an hour, and a moment ago."""
+    rows = conn.execute(
+        """
+        select i.kind, i.fact_key
+        from ops.notices n join ops.incidents i using (incident_id)
+        where n.channel = %(channel)s and n.message_key is not null
+            and n.queued_at > clock_timestamp() - %(flapping)s::interval
+        group by 1, 2
+        having count(distinct n.message_key) >= %(most)s
+            and max(n.queued_at) > clock_timestamp() - %(pause)s::interval
+        """,
+        {
+            "channel": channel,
+            "flapping": FLAPPING_WINDOW,
+            "most": MAX_OF_A_FACT,
+            "pause": DIGEST_WINDOW,
+        },
+    )
+    return set(rows.fetchall())
 
 
 def _recent_messages(conn: Connection, channel: str) -> int:

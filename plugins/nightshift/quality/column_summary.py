@@ -93,8 +93,9 @@ def summarize(sketch: Sketch) -> ColumnSummary:
         quantiles = _quantiles(edges, counts, sketch)
         zero_share = float(counts[edges == 0.0].sum() / sketch.n_known) if sketch.n_known else None
         return ColumnSummary(*counted, *moments, quantiles, zero_share, {}, hashes)
-    levels = dict(sketch.levels.most_common(_MOST_LEVELS))
-    return ColumnSummary(*counted, levels=levels, hashes=hashes)
+    # Of equally frequent strings the first by name, in whatever order the rows came.
+    ranked = sorted(sketch.levels.items(), key=lambda level: (-level[1], level[0]))
+    return ColumnSummary(*counted, levels=dict(ranked[:_MOST_LEVELS]), hashes=hashes)
 
 
 def _quantiles(edges: Doubles, counts: Integers, sketch: NumberSketch) -> tuple[float, ...]:

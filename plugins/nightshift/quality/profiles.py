@@ -275,9 +275,9 @@ def keep_profile(
     rows = []
     for index, (name, sketch) in enumerate(profile.items()):
         column = (load.dataset, load.day, load.load_id, index, name, sketch.type)
-        counts = (sketch.n_rows, sketch.n_missing, sketch.minimum, sketch.maximum)
-        moments = (sketch.mean, sketch.std, sketch.n_distinct)
         summary = summarize(sketch)
+        counts = (sketch.n_rows, sketch.n_missing, sketch.minimum, sketch.maximum)
+        moments = (summary.mean, summary.std, summary.n_distinct)
         compared = (
             list(summary.quantiles),
             summary.zero_share,

@@ -81,6 +81,20 @@ def _from_sketch(
     return summarize(TextSketch.from_bytes(data, n_rows, n_missing))
 
 
+def ordered_days(conn: Connection, dataset: str, loads: Mapping[dt.date, int]) -> set[dt.date]:
+    """Return the days whose load was scanned for monitoring: its summaries and its order stand."""
+    rows = conn.execute(
+        """
+        select partition_date from monitoring.column_orders
+            join unnest(%s::date[], %s::bigint[]) requested (partition_date, load_id)
+            using (partition_date, load_id)
+        where dataset = %s
+        """,
+        [list(loads), list(loads.values()), dataset],
+    )
+    return {day for (day,) in rows}
+
+
 def read_orders(
     conn: Connection, dataset: str, loads: Mapping[dt.date, int]
 ) -> dict[dt.date, ColumnOrder]:

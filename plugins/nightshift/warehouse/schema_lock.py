@@ -1,4 +1,4 @@
-"""Locks for changes of relations and rights: several deployments and a run may meet."""
+"""Locks: for changes of relations and rights, where deployments and a run may meet, and by name."""
 
 from __future__ import annotations
 
@@ -73,3 +73,22 @@ def set_up_alone(settings: Settings) -> Iterator[None]:
         conn.execute(f"set statement_timeout = '{2 * _SET_UP_WAIT_SECONDS}s'".encode())
         conn.execute("select pg_advisory_lock(%s)", [_SET_UP_LOCK])
         yield
+
+
+@contextmanager
+def try_session_lock(conn: Connection, name: str) -> Iterator[bool]:
+    """Try to hold a lock until the block ends; yield whether that succeeded.
+
+    Args:
+        conn: A connection outside of a transaction.
+        name: Name of the lock in this database.
+    """
+    # Of the session, not of a transaction: none stays open while the block takes its time. It is
+    # gone with the connection, however that ends.
+    query = "select pg_try_advisory_lock(hashtextextended(%s, 0))"
+    (is_ours,) = conn.execute(query, [name]).fetchone() or (False,)
+    try:
+        yield is_ours
+    finally:
+        if is_ours and not conn.closed:
+            conn.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", [name])

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from nightshift.errors import ServiceError
 from nightshift.incidents.acts import ActRefusedError, acknowledge, snooze, wake
-from nightshift.incidents.evaluation import evaluate
+from nightshift.incidents.context import EvaluationContext
+from nightshift.incidents.evaluation import OUT_OF_SIGHT, evaluate
 from nightshift.incidents.facts import Fact, Rule, Unchecked
 from nightshift.incidents.records import (
     UnknownIncidentError,
@@ -17,6 +19,8 @@ from nightshift.incidents.records import (
     incident_events,
     open_incidents,
 )
+from nightshift.incidents.rules import services
+from nightshift.incidents.rules.declared import RULES
 
 pytestmark = pytest.mark.integration
 
@@ -205,3 +209,95 @@ def test_evaluators_at_once_open_200_incidents_once_and_close_them(world, conn):
     assert len(evaluation.closed) == 200
     assert open_incidents(conn) == []
     assert evaluation.seconds < 5
+
+
+def test_a_failing_look_up_of_what_is_touched_loses_no_fact(world, conn, monkeypatch):
+    def fail(context, *_):
+        context.conn.execute("select 1 / 0")
+
+    monkeypatch.setattr(EvaluationContext, "touched", fail)
+    world.facts = [FACT, replace(FACT, subject="sales", models=("sales",))]
+    assert len(world.evaluate().opened) == 2
+    assert [incident.touched_models for incident in open_incidents(conn)] == [
+        ("churn",),
+        ("sales",),
+    ]
+
+
+def test_an_incident_out_of_sight_of_its_rule_says_so_when_it_ends(world, conn):
+    now = dt.datetime.now(dt.UTC)
+    later = replace(FACT, subject="sales", seen_until=now + dt.timedelta(days=1))
+    world.facts = [replace(FACT, seen_until=now), later]
+    first, second = world.evaluate().opened
+    world.facts = []
+    world.evaluate()
+    ended = {number: incident_events(conn, incident_id=number)[-1] for number in (first, second)}
+    assert ended[first].reason == OUT_OF_SIGHT
+    assert ended[second].reason == "its fact is gone"
+    assert find_incident(conn, first).is_out_of_sight
+    assert not find_incident(conn, second).is_out_of_sight
+
+
+class Airflow:
+    """Airflow's API with what a test has put in, or away."""
+
+    is_away = False
+
+    def import_errors(self):
+        if self.is_away:
+            raise ServiceError("Airflow does not answer.")
+        return ["ingest.py: SyntaxError"]
+
+    def paused_dags(self):
+        return set()
+
+    def failed_tasks(self, since):
+        if self.is_away:
+            raise ServiceError("Airflow does not answer.")
+        key = {"dag_id": "ingest", "dag_run_id": "r", "task_id": "begin"}
+        ended = dt.datetime.now(dt.UTC).isoformat()
+        return [{**key, "partition_key": "2013-03-05", "end_date": ended}]
+
+
+def test_who_cannot_see_airflow_leaves_its_incidents_to_who_can(world, conn):
+    rules = [rule for rule in RULES if rule.needs_airflow]
+    airflow = Airflow()
+
+    def look(airflow=None):
+        conn.execute("update ops.incident_rules set evaluated_at = now() - interval '1 day'")
+        evaluation = evaluate(world.settings, rules=rules, airflow=airflow)
+        assert evaluation.failed_rules == ()
+        return sorted(incident.code for incident in open_incidents(conn))
+
+    seen = ["NS-AIRFLOW-007", "NS-SERVICE-012"]
+    assert look(airflow) == seen
+    assert look() == seen
+    evaluated = conn.execute("select max(evaluated_at) < now() from ops.incident_rules").fetchone()
+    assert evaluated == (True,)
+    # Away, it says nothing about its tasks and files.
+    airflow.is_away = True
+    assert look(airflow) == ["NS-AIRFLOW-007", "NS-SERVICE-001", "NS-SERVICE-012"]
+    airflow.is_away = False
+    assert look(airflow) == seen
+
+    conn.execute("update ops.incidents set last_seen_at = last_seen_at - interval '61 minutes'")
+    assert look() == []
+    reasons = {event.reason for event in incident_events(conn) if event.event == "closed"}
+    assert OUT_OF_SIGHT in reasons
+
+
+def test_a_full_disk_is_that_of_one_host(world, conn, monkeypatch):
+    rules = [rule for rule in RULES if rule.kind == "disk space"]
+    usage = services.shutil.disk_usage("/")
+
+    def look(host, free_bytes):
+        free = usage._replace(free=free_bytes)
+        monkeypatch.setattr(services.shutil, "disk_usage", lambda _: free)
+        monkeypatch.setattr(services.socket, "gethostname", lambda: host)
+        evaluate(world.settings, rules=rules)
+        return [incident.subject for incident in open_incidents(conn)]
+
+    assert look("a", services.GIB) == ["disk of a"]
+    assert look("b", 9 * services.GIB) == ["disk of a"]
+    assert look("b", services.GIB) == ["disk of a", "disk of b"]
+    assert look("a", 9 * services.GIB) == ["disk of b"]

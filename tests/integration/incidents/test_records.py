@@ -127,6 +127,6 @@ def test_health_is_unknown_when_a_rule_failed_or_nobody_evaluates(conn):
     assert list(words(conn).values()) == [("unknown", {"scores": "unknown"})] * 4
 
     conn.execute(
-        "update ops.incident_rules set problem = null, evaluated_at = now() - interval '11 minutes'"
+        "update ops.incident_rules set problem = null, evaluated_at = now() - interval '26 minutes'"
     )
     assert list(words(conn).values()) == [("unknown", {"evaluation": "unknown"})] * 4

@@ -62,6 +62,8 @@ def test_every_number_is_that_of_the_warehouse(conn, read):
     assert value(metrics, "predictions_rows", model=MODEL, source="fallback_rule") == 1
     assert value(metrics, "predictions_rows", model=MODEL, source="carried_over") == 0
     assert value(metrics, "monitor_drifted_features", model=MODEL) == 12
+    assert value(metrics, "monitor_broken_features", model=MODEL) == 2
+    assert value(metrics, "monitor_score_distance", model=MODEL) == 1.5
     assert value(metrics, "monitor_is_drift_breached", model=MODEL) == 1
     assert value(metrics, "quality_value", model=MODEL, metric="roc_auc") == 0.71
     assert value(metrics, "quality_baseline", model=MODEL, metric="roc_auc") == 0.55

@@ -146,10 +146,10 @@ def make_verdict(conn: Connection) -> None:
     conn.execute(
         """
         insert into monitoring.verdicts (partition_date, load_id, model, model_version,
-            drift_status, score_drift_status, performance_status, n_features, n_drifted, score_psi,
-            metric, metric_value, metric_expected, n_labels, evaluated_partition, breached_days,
-            in_cooldown, has_triggered, reasons)
-        values (%s, %s, %s, 3, 'breached', 'ok', 'unknown', 40, 12, 0.07, 'roc_auc', 0.71, 0.74,
+            drift_status, score_drift_status, performance_status, n_features, n_drifted, n_faults,
+            score_distance, metric, metric_value, metric_expected, n_labels, evaluated_partition,
+            breached_days, in_cooldown, has_triggered, reasons)
+        values (%s, %s, %s, 3, 'breached', 'ok', 'unknown', 40, 12, 2, 1.5, 'roc_auc', 0.71, 0.74,
             800, '2013-03-02', '{}', false, false, '[]')
         """,
         [DAY, load_id, MODEL],

@@ -1,18 +1,28 @@
 from __future__ import annotations
 
 import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from nightshift.contracts.partitions import Partition
+from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.lake.object_store import ObjectStore
 from nightshift.monitoring import verdict_report as module
+from nightshift.monitoring.champion import Champion
+from nightshift.monitoring.columns import reference_reader
+from nightshift.monitoring.columns.reference_reader import ReferenceReader
 from nightshift.monitoring.outcomes import FeaturesNotPublishedError
 from nightshift.monitoring.report import ReportError
+from nightshift.monitoring.scans import profile_missing
 from nightshift.monitoring.verdict import read_verdict
 from nightshift.quality import profiles
+from nightshift.quality.profiles import keep_profile
+from nightshift.quality.stored_summaries import ordered_days
+from nightshift.registry.model_versions import find_version
+from nightshift.warehouse.connection import connect
 from nightshift.warehouse.control_tables.retrain_requests import close_request
 from nightshift.warehouse.damage import DamagedInputError
+from nightshift.warehouse.published import published_loads
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_report")]
 WINDY = 0.65
@@ -72,6 +82,47 @@ def test_rows_of_a_night_are_read_once_for_drift_and_profile(world, monkeypatch)
         "partition_date = '2020-02-02' group by 1 order by 1"
     )
     assert kept.fetchall() == [("features/parcel", True), ("predictions/parcel_late", True)]
+
+
+def test_processes_at_once_profile_each_night_once(world, monkeypatch) -> None:
+    window = PartitionRange.of("2020-01-01", "2020-01-06")
+    loads = published_loads(world.conn, world.spec.features_dataset, window)
+    real, queries = profiles.stream_arrow, []
+    monkeypatch.setattr(
+        profiles,
+        "stream_arrow",
+        lambda *given, **how: (queries.append(given[1]), real(*given, **how))[1],
+    )
+
+    def profile(_: int) -> None:
+        with connect(world.settings, "test") as conn:
+            profile_missing(world.settings, conn, world.spec, world.run, loads)
+            # Whoever waited for the other one finds everything.
+            assert ordered_days(conn, world.spec.features_dataset, loads) == set(loads)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(profile, range(3)))
+    assert len(queries) == len(loads) == 6
+
+
+def test_scores_of_the_training_are_stored_for_all_days_or_none(world, monkeypatch) -> None:
+    champion = Champion.load(
+        world.settings, world.conn, find_version(world.conn, world.spec.name, 1)
+    )
+    reader = ReferenceReader(world.settings, world.conn, world.spec, world.run)
+    calls = []
+
+    def fail_later(*given: object) -> None:
+        calls.append(given)
+        if len(calls) > 3:
+            raise RuntimeError
+        keep_profile(*given)
+
+    monkeypatch.setattr(reference_reader, "keep_profile", fail_later)
+    with pytest.raises(RuntimeError):
+        reader.scores(champion)
+    monkeypatch.undo()
+    assert len(reader.scores(champion)) > 20
 
 
 def test_an_empty_night_is_measured_as_one_and_is_no_drift(world) -> None:

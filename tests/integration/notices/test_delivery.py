@@ -202,6 +202,25 @@ def test_a_few_more_in_ten_minutes_are_one_digest_too(settings, conn, hook, monk
     assert [document["event"] for document in hook.documents] == ["opened"] * 5 + ["digest"]
 
 
+def test_a_fact_that_comes_and_goes_gives_no_flood(settings, conn, hook, monkeypatch):
+    notices = to_all(webhook=webhook("hook", hook, monkeypatch))
+    for _ in range(10):
+        number = open_incident(conn)
+        deliver(settings, notices)
+        add_event(conn, number, "closed")
+        deliver(settings, notices)
+    assert [document["event"] for document in hook.documents] == ["opened", "closed"] * 2
+    # Another fact is told at once.
+    open_incident(conn, "sales")
+    deliver(settings, notices)
+    assert [document["event"] for document in hook.documents][4:] == ["opened"]
+
+    conn.execute("alter table ops.notices disable trigger notices_are_append_only")
+    conn.execute("update ops.notices set queued_at = queued_at - interval '11 minutes'")
+    deliver(settings, notices)
+    assert [len(document["incidents"]) for document in hook.documents][5:] == [8]
+
+
 def test_a_receiver_that_is_down_and_back_gets_everything_once(settings, conn, hook, monkeypatch):
     port = free_port()
     notices = to_all(10, email=mail(port), webhook=webhook("hook", hook, monkeypatch))

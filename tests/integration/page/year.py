@@ -306,7 +306,7 @@ _STATEMENTS = (
     """,
     """
     insert into monitoring.verdicts (partition_date, load_id, model, model_version, drift_status,
-        score_drift_status, performance_status, n_features, n_drifted, score_psi, metric,
+        score_drift_status, performance_status, n_features, n_drifted, score_distance, metric,
         metric_value, metric_baseline, n_labels, evaluated_partition, breached_days, in_cooldown,
         has_triggered, reasons)
     select days.day, l.load_id, s.model, 1, case when days.i between 38 and 41 then 'breached'

@@ -102,6 +102,40 @@ def test_lost_rows_are_an_incident_until_they_are_published_again(night, table, 
         assert find_incident(night.conn, incident.incident_id).state == "closed"
 
 
+def test_lost_rows_stay_an_incident_when_their_week_is_over(night):
+    night.conn.execute("delete from predictions.parcel_late where parcel_id = '2013-07-01-1'")
+    (incident,) = night.look()
+    night.conn.execute("update ops.published set published_at = now() - interval '8 days'")
+    (same,) = night.look()
+    assert (same.incident_id, same.n_seen) == (incident.incident_id, 2)
+
+
+@pytest.mark.parametrize("n_faults", [0, 1])
+def test_a_severe_loss_that_broken_input_blocks_is_an_incident(night, n_faults):
+    night.conn.execute(
+        """
+        with load as (
+            insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt,
+                actor, code_version, inputs, inputs_digest)
+            values ('monitoring/parcel_late', '2013-07-01', 9, 1, 'published', 'r', 1, 'a', 'c',
+                '{}', 'd') returning dataset, partition_date, load_id, token
+        ), published as (
+            insert into ops.published (dataset, partition_date, load_id, token) select * from load
+        )
+        insert into monitoring.verdicts (partition_date, load_id, model, drift_status,
+            score_drift_status, performance_status, severe_loss_status, n_features, n_drifted,
+            metric, n_labels, evaluated_partition, breached_days, in_cooldown, has_triggered,
+            reasons, n_faults)
+        values ('2013-07-01', 9, 'parcel_late', 'ok', 'ok', 'breached', 'breached', 3, 0, 'roc_auc',
+            50, '2013-06-29', '{}', false, false, '[]', %s)
+        """,
+        [n_faults],
+    )
+    blocked = [i for i in night.look() if i.kind == "blocked evidence"]
+    assert len(blocked) == n_faults
+    assert all("broken" in incident.what for incident in blocked)
+
+
 def test_a_dropped_view_of_analysts_is_an_incident_until_a_scoring_makes_it(night):
     night.conn.execute("drop view analytics.parcel_late_current")
     (incident,) = night.look()

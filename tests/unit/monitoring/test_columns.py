@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -176,6 +179,37 @@ def test_nothing_is_said_of_a_champion_with_few_nights(nights) -> None:
     short = SeriesTable.of({day_of(number): nights[number][0] for number in range(10)})
     profile, order = scanned(weather(11) | {"miles": np.zeros(N_ROWS)})
     assert InputChecks(short, frozenset()).find(day_of(11), profile, None, order) == []
+
+
+@pytest.mark.promise("R6")
+def test_same_levels_give_the_same_bits_in_every_process() -> None:
+    script = """
+from nightshift.monitoring.columns.night_series import SeriesTable
+from nightshift.quality.column_summary import ColumnSummary
+levels = {f"shop {n}": 7 * n + 1 for n in range(60)}
+night = {"shop": ColumnSummary(sum(levels.values()), 0, 60, levels=levels)}
+other = {"shop": ColumnSummary(90, 0, 30, levels={f"shop {n}": 3 for n in range(30)})}
+print(SeriesTable.of({1: night, 2: night}).row(other, None))
+"""
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in range(1, 4)
+    }
+    assert len(found) == 1
+
+
+def test_equally_frequent_levels_are_ranked_by_name_in_whatever_order_they_come() -> None:
+    names = [f"level {n:03d}" for n in range(300)]
+    summaries = []
+    for rows in (names, names[::-1]):
+        columns, _ = scanned({"shop": pa.array(rows, pa.string())})
+        summaries.append(list(columns["shop"].levels))
+    assert summaries[0] == summaries[1] == names[:256]
 
 
 def test_distance_is_in_usual_variations_from_night_to_night() -> None:

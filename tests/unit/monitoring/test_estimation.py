@@ -10,6 +10,7 @@ import pytest
 
 from nightshift.monitoring.estimation import (
     MIN_NIGHTS,
+    EstimationHistory,
     MaturedEstimate,
     binary_estimates,
     error_band,
@@ -31,6 +32,15 @@ def test_expected_losses_of_probabilities_are_those_by_hand() -> None:
         }
     )
     assert binary_estimates(np.empty(0), np.empty(0)) == {}
+
+
+def test_another_history_has_another_digest() -> None:
+    def digest(realised: float | None, loss: float) -> str:
+        estimates = {"mae": [MaturedEstimate(FIRST, 0.5, realised)]}
+        return EstimationHistory(estimates, {"mae": {1: loss}}).digest
+
+    assert digest(0.4, 0.1) == digest(0.4, 0.1)
+    assert len({digest(0.4, 0.1), digest(None, 0.1), digest(0.4, 0.2)}) == 3
 
 
 def test_expected_error_of_a_regression_is_that_of_its_deciles() -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import datetime as dt
 
 from nightshift.incidents.facts import Rule
-from nightshift.incidents.rules import channels, drops, models, publication, rows, runs, services
+from nightshift.incidents.rules import (
+    channels,
+    drops,
+    models,
+    orchestrator,
+    publication,
+    rows,
+    runs,
+    services,
+)
 
 # What reads rows or sends requests; a fault is still notified within five minutes.
 EVERY_TWO_MINUTES = dt.timedelta(minutes=2)
@@ -23,9 +32,9 @@ RULES: tuple[Rule, ...] = (
     Rule("rows in quarantine", "inputs", drops.rows_in_quarantine, EVERY_TEN_MINUTES),
     Rule("failed tasks", "runs", runs.failed_tasks),
     Rule("waiting runs", "runs", runs.waiting_runs),
-    Rule("airflow away", "services", runs.airflow_away),
-    Rule("lost tasks", "runs", runs.lost_tasks, EVERY_TWO_MINUTES),
-    Rule("paused DAGs", "runs", runs.paused_dags, EVERY_TWO_MINUTES),
+    Rule("airflow away", "services", orchestrator.airflow_away, needs_airflow=True),
+    Rule("lost tasks", "runs", orchestrator.lost_tasks, EVERY_TWO_MINUTES, needs_airflow=True),
+    Rule("paused DAGs", "runs", orchestrator.paused_dags, EVERY_TWO_MINUTES, needs_airflow=True),
     Rule("open requests", "model", models.open_requests, EVERY_TEN_MINUTES),
     Rule("old champion", "model", models.old_champions, EVERY_TEN_MINUTES),
     Rule("refused challengers", "model", models.refused_challengers, EVERY_TEN_MINUTES),

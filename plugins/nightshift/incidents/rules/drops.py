@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nightshift.incidents.context import deadline_of, describe_days, local_time
@@ -31,16 +32,19 @@ def refused_drops(context: EvaluationContext) -> Iterator[Fact]:
     )
     # One incident for a dataset and a cause: ten files of one wrong export are one fault.
     refused: dict[tuple[str, str], list[tuple[dt.date, str]]] = defaultdict(list)
-    for dataset, code, day, uri in rows:
+    newest: dict[tuple[str, str], dt.datetime] = {}
+    for dataset, code, day, uri, at in rows:
         refused[dataset, code].append((day, uri))
+        newest[dataset, code] = max(at, newest.get((dataset, code), at))
     for (dataset, code), files in refused.items():
-        yield _refused(context, dataset, code, files)
+        fact = _refused(context, dataset, code, files)
+        yield replace(fact, seen_until=newest[dataset, code] + HORIZON)
 
 
 # A file is settled when a version that was delivered later, or the same file, is published; or when
 # a person has withdrawn it or set its manifest aside.
 _REFUSED = """
-select r.dataset, r.code, r.partition_date, r.source_uri
+select r.dataset, r.code, r.partition_date, r.source_uri, r.quarantined_at
 from quarantine.refused_drops r
 where r.quarantined_at > clock_timestamp() - %(horizon)s::interval
     and (r.code <> %(absent)s or r.quarantined_at < clock_timestamp() - %(patience)s::interval)

@@ -123,18 +123,20 @@ def blocked_evidence(context: EvaluationContext) -> Iterator[Fact]:
     rows = context.conn.execute(
         """
         select distinct on (model) model, partition_date, is_over_budget, severe_loss_status,
-            jsonb_array_length(red_reasons)
+            jsonb_array_length(red_reasons), n_faults
         from monitoring.verdicts_published
         order by model, partition_date desc
         """
     )
-    for model, day, is_over_budget, severe_loss, n_red in rows:
-        is_blocked = is_over_budget or n_red > 0
+    for model, day, is_over_budget, severe_loss, n_red, n_faults in rows:
+        is_blocked = is_over_budget or n_red > 0 or n_faults > 0
         if model not in context.specs or not (is_blocked and severe_loss == "breached"):
             continue
         cause = "the budget of retrainings is used up"
         if n_red > 0:
             cause = "the data of the night cannot be trusted"
+        elif n_faults > 0:
+            cause = f"{n_faults} column(s) of its input are broken"
         yield Fact(
             code="NS-INCIDENT-005",
             severity="warning",

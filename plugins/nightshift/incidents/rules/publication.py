@@ -90,6 +90,7 @@ def _late(context: EvaluationContext, spec: ModelSpec, missing: tuple[dt.date, .
     last = Partition(missing[-1])
     deadline = spec.deadline_of(last)
     is_over = deadline <= context.at
+    lead = dt.timedelta(minutes=spec.scoring.rescue_minutes_before_deadline)
     # Readers keep it whatever happens: nothing is ever published partially.
     newest = newest_published_day(context.conn, spec.predictions_dataset)
     passed = f"the deadline {'was' if is_over else 'is'} {local_time(deadline)}"
@@ -110,6 +111,8 @@ def _late(context: EvaluationContext, spec: ModelSpec, missing: tuple[dt.date, .
         deadline_at=None if is_over else deadline,
         tables=(spec.predictions_dataset,),
         models=(spec.name,),
+        # The week before the due day then begins after it.
+        seen_until=spec.deadline_of(last.shift(LOOK_BACK_DAYS + 1)) - lead + RESCUE_MINUTES,
         facts={"newest": newest, "deadline": deadline, "runbook_of_the_model": spec.runbook},
     )
 
@@ -230,7 +233,8 @@ def stranded_partitions(context: EvaluationContext) -> Iterator[Fact]:
                 "horizon": STRANDED_HORIZON,
             },
         )
-        days = tuple(day for (day,) in rows)
+        published: dict[dt.date, dt.datetime] = dict(rows.fetchall())
+        days = tuple(published)
         if days:
             yield Fact(
                 code="NS-INCIDENT-003",
@@ -246,6 +250,7 @@ def stranded_partitions(context: EvaluationContext) -> Iterator[Fact]:
                 " --yes",
                 partitions=days,
                 tables=(dataset,),
+                seen_until=max(published.values()) + STRANDED_HORIZON,
             )
 
 
@@ -264,7 +269,7 @@ def _stages(context: EvaluationContext) -> Iterator[tuple[str, str, list[str]]]:
 # Only days that Airflow has published upstream: a history that a person loads need not be scored.
 # Days before the first one downstream are a history too. A stage that has begun reports its error.
 _STRANDED = """
-select p.partition_date
+select p.partition_date, min(p.published_at)
 from ops.published p
 join ops.loads l using (dataset, partition_date, load_id)
 where p.dataset = any(%(upstream)s)

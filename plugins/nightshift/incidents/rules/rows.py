@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING
 
 from nightshift.incidents.context import describe_days
 from nightshift.incidents.facts import Fact, Findings, Unchecked
+from nightshift.scoring.degraded import HORIZON as DEGRADED_HORIZON
 from nightshift.scoring.degraded import degraded_partitions
 from nightshift.warehouse.damage import MAX_COUNTED_ROWS as MAX_ROWS_OF_A_WEEK
-from nightshift.warehouse.damage import LoadRecord, count_damage, recent_records
+from nightshift.warehouse.damage import (
+    LoadRecord,
+    count_damage,
+    published_records,
+    recent_records,
+)
 from nightshift.warehouse.write_types import target_of
 
 if TYPE_CHECKING:
@@ -29,6 +35,8 @@ MINUTE = dt.timedelta(minutes=1)
 def lost_rows(context: EvaluationContext) -> Findings:
     """Yield the datasets whose readers see another number of rows than was published."""
     records = recent_records(context.conn, COUNTED_WITHIN)
+    open_days = _open_days(context)
+    _add_open(context, records, open_days)
     counted = _datasets_of_this_turn(context, records)
     for dataset, loads in records.items():
         target = target_of(dataset)
@@ -37,12 +45,39 @@ def lost_rows(context: EvaluationContext) -> Findings:
         if dataset not in counted:
             yield Unchecked(dataset)
             continue
-        # Of a very large dataset readers' newest partition has to be enough.
+        # Of a very large dataset readers' newest partition, and what is open, has to be enough.
         n_rows = sum(load.n_rows or 0 for load in loads)
-        affordable = loads if n_rows <= MAX_ROWS_OF_A_WEEK else loads[-1:]
+        affordable = loads
+        if n_rows > MAX_ROWS_OF_A_WEEK:
+            days = {loads[-1].partition_date, *open_days.get(dataset, ())}
+            affordable = [load for load in loads if load.partition_date in days]
         damages = count_damage(context.conn, target, affordable)
         if damages:
             yield _lost_rows(context, dataset, damages)
+
+
+def _open_days(context: EvaluationContext) -> dict[str, list[dt.date]]:
+    """Return the days of the open incidents about lost rows, by dataset."""
+    rows = context.conn.execute(
+        "select fact_key, partitions from ops.incidents where kind = %s and closed_at is null",
+        ["lost rows"],
+    )
+    return dict(rows.fetchall())
+
+
+def _add_open(
+    context: EvaluationContext,
+    records: dict[str, list[LoadRecord]],
+    open_days: dict[str, list[dt.date]],
+) -> None:
+    """Add the loads of the open incidents: they end when they are repaired, not with the week."""
+    for dataset, days in open_days.items():
+        known = {load.key for load in records.get(dataset, ())}
+        published = published_records(context.conn, dataset, days)
+        added = [load for load in published if load.key not in known and load.n_rows is not None]
+        if added:
+            loads = [*records.get(dataset, ()), *added]
+            records[dataset] = sorted(loads, key=lambda load: load.partition_date)
 
 
 def _datasets_of_this_turn(
@@ -135,6 +170,7 @@ def _fallback(context: EvaluationContext, degraded: list[DegradedPartition]) -> 
         deadline_at=deadline if deadline > context.at else None,
         tables=(spec.predictions_dataset,),
         models=(spec.name,),
+        seen_until=max(entry.published_at for entry in degraded) + DEGRADED_HORIZON,
         facts={"sources": {str(entry.partition): entry.source for entry in degraded}},
     )
 
@@ -143,18 +179,20 @@ def rescued_without_gate(context: EvaluationContext) -> Iterator[Fact]:
     """Yield the models of which readers see a partition that no gate has judged."""
     rows = context.conn.execute(
         """
-        select distinct r.model, r.partition_date
+        select r.model, r.partition_date, max(r.at)
         from ops.rescues r
         join ops.published p on p.dataset = 'predictions/' || r.model
             and (p.partition_date, p.load_id) = (r.partition_date, r.load_id)
         where r.gate = 'no verdict' and r.at > clock_timestamp() - %s::interval
-        order by 1, 2
+        group by 1, 2 order by 1, 2
         """,
         [COUNTED_WITHIN],
     )
     days_of: dict[str, list[dt.date]] = defaultdict(list)
-    for model, day in rows:
+    newest: dict[str, dt.datetime] = {}
+    for model, day, at in rows:
         days_of[model].append(day)
+        newest[model] = max(at, newest.get(model, at))
     for model, days in days_of.items():
         yield Fact(
             code="NS-GATE-003",
@@ -170,4 +208,5 @@ def rescued_without_gate(context: EvaluationContext) -> Iterator[Fact]:
             owner=context.owner_of(model),
             tables=(f"predictions/{model}",),
             models=(model,),
+            seen_until=newest[model] + COUNTED_WITHIN,
         )

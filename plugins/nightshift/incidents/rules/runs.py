@@ -1,4 +1,4 @@
-"""Rules about runs: tasks that failed for good, runs that take every slot, and Airflow itself."""
+"""Rules about runs: tasks that failed for good, and runs that take every slot."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class FailedTask:
         day: Its partition.
         outcome: Error code, or the class of a foreign exception.
         ended_at: When its last try ended, UTC.
+        started_at: When that try began, UTC.
     """
 
     dag_id: str
@@ -40,6 +41,7 @@ class FailedTask:
     day: dt.date
     outcome: str
     ended_at: dt.datetime
+    started_at: dt.datetime
 
     @property
     def code(self) -> str:
@@ -84,13 +86,13 @@ def _failed_tasks(context: EvaluationContext) -> list[FailedTask]:
 _FAILED = """
 with newest as (
     select distinct on (dag_id, task_id, map_index, partition_date)
-        dag_id, task_id, partition_date, outcome, ended_at, is_final
+        dag_id, task_id, partition_date, outcome, ended_at, started_at, is_final
     from ops.task_tries
     where started_at > clock_timestamp() - %(horizon)s::interval
     order by dag_id, task_id, map_index, partition_date, started_at desc
 )
 select distinct on (dag_id, task_id, partition_date)
-    dag_id, task_id, partition_date, outcome, ended_at
+    dag_id, task_id, partition_date, outcome, ended_at, started_at
 from newest where is_final
 order by dag_id, task_id, partition_date, ended_at desc
 """
@@ -184,6 +186,7 @@ def _failed(
         tables=tuple(sorted(datasets)) if is_urgent else (),
         models=models,
         size=len(tasks),
+        seen_until=max(task.started_at for task in tasks) + HORIZON,
         facts={"tasks": names, "last_try_ended_at": first.ended_at.isoformat()},
     )
 
@@ -221,104 +224,4 @@ def waiting_runs(context: EvaluationContext) -> Iterator[Fact]:
             command=f"nightshift end-run {dag_id} {days[0]}",
             partitions=days,
             size=n,
-        )
-
-
-def airflow_away(context: EvaluationContext) -> Iterator[Fact]:
-    """Yield that Airflow's API does not answer, or that it has not read files."""
-    if context.airflow is None:
-        return
-    from nightshift.errors import ServiceError
-
-    try:
-        errors = context.airflow.import_errors()
-    except ServiceError as error:
-        yield Fact(
-            code="NS-SERVICE-001",
-            severity="warning",
-            health="degraded",
-            subject_type="service",
-            subject="airflow",
-            what=error.what,
-            consequence="No run begins; cron's rescue publishes before the deadline if it is set"
-            " up.",
-            command="nightshift up",
-        )
-        return
-    for line in errors:
-        path = line.partition(": ")[0]
-        yield Fact(
-            code="NS-SERVICE-012",
-            severity="warning",
-            health="degraded",
-            subject_type="file",
-            subject=path,
-            what=f"Airflow cannot read {line}"[:300],
-            consequence="The DAGs of that file do not run.",
-            command="nightshift airflow dags list-import-errors",
-        )
-
-
-def lost_tasks(context: EvaluationContext) -> Iterator[Fact]:
-    """Yield the DAGs whose tasks failed in Airflow although none of their tries has an error."""
-    if context.airflow is None:
-        return
-    from nightshift.errors import ServiceError
-
-    try:
-        failed = context.airflow.failed_tasks(context.now - HORIZON)
-    except ServiceError:
-        # `airflow_away` reports that.
-        return
-    known = context.conn.execute(
-        "select dag_id, dag_run_id, task_id from ops.task_tries where outcome is not null"
-    )
-    reported = set(known.fetchall())
-    lost: dict[str, set[dt.date]] = defaultdict(set)
-    for task in failed:
-        key = (task["dag_id"], task["dag_run_id"], task["task_id"])
-        day = task.get("partition_key") or ""
-        if key not in reported and len(day) == len("2024-01-01"):
-            lost[task["dag_id"]].add(dt.date.fromisoformat(day))
-    for dag_id, days in lost.items():
-        ordered = tuple(sorted(days))
-        yield Fact(
-            code="NS-AIRFLOW-007",
-            severity="warning",
-            health="degraded",
-            subject_type="run",
-            subject=dag_id,
-            what=f"Tasks of {dag_id} of {describe_days(ordered)} failed before their own code"
-            " began.",
-            consequence="Nothing runs them again by itself.",
-            command=f"nightshift airflow dags clear {dag_id} --partition-key {ordered[-1]}"
-            " --only-failed --yes",
-            partitions=ordered,
-        )
-
-
-def paused_dags(context: EvaluationContext) -> Iterator[Fact]:
-    """Yield the DAGs of nightly data that a person has paused."""
-    if context.airflow is None or not context.nightly_datasets:
-        return
-    from nightshift.errors import ServiceError
-
-    try:
-        paused = context.airflow.paused_dags()
-    except ServiceError:
-        return
-    needed = {"ingest", "transform", "catch_up"}
-    for model in context.specs:
-        if f"predictions/{model}" in context.nightly_datasets:
-            needed |= {f"score__{model}", f"rescue__{model}"}
-    for dag_id in sorted(paused & needed):
-        yield Fact(
-            code="NS-INCIDENT-008",
-            severity="warning",
-            health="caution",
-            subject_type="run",
-            subject=dag_id,
-            what=f"{dag_id} is paused.",
-            consequence="Its runs do not begin, and events for it are lost while it is paused.",
-            command=f"nightshift airflow dags unpause {dag_id}",
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError, SpecError, cause_of
-from nightshift.incidents.facts import Fact
+from nightshift.incidents.context import SEEN_ELSEWHERE_FOR
+from nightshift.incidents.facts import Fact, Findings, Unchecked
 from nightshift.lake.object_store import ObjectStore
 
 if TYPE_CHECKING:
@@ -72,7 +74,8 @@ def object_store(context: EvaluationContext) -> Iterator[Fact]:
     limits = {
         "s3_connect_timeout_seconds": STORE_SECONDS,
         "s3_read_timeout_seconds": STORE_SECONDS,
-        "s3_request_attempts": 1,
+        # One lost packet is no outage.
+        "s3_request_attempts": 2,
     }
     store = ObjectStore.open(context.settings.model_copy(update=limits))
     try:
@@ -131,8 +134,14 @@ order by 1
 """
 
 
-def disk_space(context: EvaluationContext) -> Iterator[Fact]:
-    """Yield that the disk of the home is nearly full."""
+def disk_space(context: EvaluationContext) -> Findings:
+    """Yield that the disk of this host's home is nearly full."""
+    host = socket.gethostname()
+    key = f"disk of {host}"
+    # Each host sees its own disk only.
+    for other in context.open_keys("disk space", context.now - SEEN_ELSEWHERE_FOR):
+        if other != key:
+            yield Unchecked(other)
     home = context.settings.home
     existing = next(path for path in (home, *home.parents) if path.exists())
     free_bytes = shutil.disk_usage(existing).free
@@ -143,10 +152,11 @@ def disk_space(context: EvaluationContext) -> Iterator[Fact]:
         severity="critical" if free_bytes < NO_SPACE_BYTES else "warning",
         health="caution",
         subject_type="service",
-        subject="disk",
-        what=f"{free_bytes / GIB:.1f} GiB are free on the disk of NIGHTSHIFT_HOME.",
+        subject=key,
+        what=f"{free_bytes / GIB:.1f} GiB are free on the disk of NIGHTSHIFT_HOME of {host}.",
         consequence="A training or a build fails when it is full; readers keep what is published.",
         command=f"du -xh --max-depth=2 {existing}",
         # Half a gibibyte less is worse.
         size=int(LOW_SPACE_BYTES / NO_SPACE_BYTES) - int(free_bytes // NO_SPACE_BYTES),
+        seen_until=context.now + SEEN_ELSEWHERE_FOR,
     )

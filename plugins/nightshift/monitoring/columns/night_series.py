@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -218,7 +219,8 @@ def _value(summary: ColumnSummary, statistic: str, shares: Mapping[str, float]) 
             share = own.get(level, 0) / n_known
             usual = shares.get(level, 0.0)
             gaps.append(abs(share - usual))
-        return sum(gaps) / 2
+        # Exactly rounded: the levels come in another order in each process.
+        return math.fsum(gaps) / 2
     if statistic in QUANTILE_NAMES:
         if not summary.quantiles:
             return np.nan

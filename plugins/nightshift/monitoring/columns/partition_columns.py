@@ -12,9 +12,9 @@ from nightshift.monitoring.columns import fault_history
 from nightshift.monitoring.columns.faults import PublishedFault
 from nightshift.monitoring.columns.night_series import SCORE, Profile
 from nightshift.monitoring.columns.reference import ColumnReference
-from nightshift.monitoring.columns.reference_reader import ReferenceReader
-from nightshift.monitoring.estimation import Estimate, estimate_performance
-from nightshift.monitoring.scans import PartitionScans, Scan, feature_types
+from nightshift.monitoring.columns.reference_reader import PublishedColumns, ReferenceReader
+from nightshift.monitoring.estimation import Estimate, EstimationHistory, estimate_performance
+from nightshift.monitoring.scans import PartitionScans, Scan
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -139,11 +139,8 @@ class PartitionColumns:
                 [],
                 "there is no champion yet",
             )
-        scan = self.scans.scan(
-            self.spec.features_dataset,
-            feature_types(self.spec),
-        )
-        if not scan.profile:
+        published = self.reader.published(self.partition)
+        if not published.profile:
             note = f"the night has no {self.spec.entity.name}"
             return ColumnResult(
                 [],
@@ -153,17 +150,14 @@ class PartitionColumns:
                 note,
             )
 
-        # The view may have columns that no model reads.
-        profile = scan.summaries(frozenset(self.spec.features.names))
         reference = self.reference(self.champion)
         drifts = reference.features.measure(
             self.partition.day,
-            profile,
+            published.profile,
         )
         faults = self._find_faults(
             reference,
-            profile,
-            scan,
+            published,
         )
 
         scores = self.score_profile()
@@ -189,7 +183,7 @@ class PartitionColumns:
         )
 
     def _find_faults(
-        self, reference: ColumnReference, profile: Profile, scan: Scan
+        self, reference: ColumnReference, published: PublishedColumns
     ) -> list[PublishedFault]:
         """Return the columns that a broken feed explains."""
         recent = self.reader.summaries(self.recent_loads)
@@ -202,9 +196,9 @@ class PartitionColumns:
         before = recent.get(self.partition.shift(-1).day)
         faults = checks.find(
             self.partition.day,
-            profile,
+            published.profile,
             before,
-            scan.order,
+            published.order,
         )
         # Feeds are looked up only for what is broken: most nights have nothing to name.
         return (
@@ -237,11 +231,16 @@ class PartitionColumns:
         types = {SCORE: "float8"}
         return self.scans.scan(self.spec.predictions_dataset, types)
 
+    @cached_property
+    def estimation_history(self) -> EstimationHistory:
+        """Return what the estimates are made from, besides the published predictions."""
+        return EstimationHistory.read(self.conn, self.spec, self.partition)
+
     def estimate(self) -> list[Estimate]:
         """Return what the published predictions are worth before their labels are known."""
         return estimate_performance(
-            self.conn,
             self.spec,
             self.partition,
             self._published_scores.profile,
+            self.estimation_history,
         )

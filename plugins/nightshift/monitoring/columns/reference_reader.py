@@ -10,14 +10,13 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.monitoring.columns.night_series import SCORE, Profile
-from nightshift.monitoring.scans import feature_types, keep_scan, scan_with_order
-from nightshift.quality.column_summary import summarize
+from nightshift.monitoring.scans import profile_missing
 from nightshift.quality.profiles import LoadTable, keep_profile
 from nightshift.quality.sketches.number_sketch import NumberSketch
 from nightshift.quality.stored_summaries import read_orders, read_summaries
@@ -38,6 +37,18 @@ if TYPE_CHECKING:
 
 MAX_RECENT_DAYS = 42
 """Partitions since the training that tell where a column stands now."""
+
+
+class PublishedColumns(NamedTuple):
+    """The features of one published partition.
+
+    Attributes:
+        profile: Their summaries; empty without rows.
+        order: How they compare row by row; None without rows.
+    """
+
+    profile: Profile
+    order: ColumnOrder | None
 
 
 @dataclass
@@ -95,43 +106,19 @@ class ReferenceReader:
 
         A load whose rows are gone, and that was never profiled, is left out.
         """
-        # Most loads were profiled when they were monitored; a backfill left the older ones.
-        dataset = self.spec.features_dataset
+        profile_missing(
+            self.settings,
+            self.conn,
+            self.spec,
+            self.run,
+            loads,
+        )
+        # Read back, so that the first verdict and all later ones see the same bytes.
         known = read_summaries(
             self.conn,
-            dataset,
+            self.spec.features_dataset,
             loads,
         )
-        ordered = read_orders(
-            self.conn,
-            dataset,
-            loads,
-        )
-        missing = {day: load_id for day, load_id in loads.items() if day not in ordered}
-        for day, load_id in missing.items():
-            load = LoadTable(
-                dataset,
-                "features",
-                self.spec.feature_table,
-                load_id,
-                day,
-            )
-            types = feature_types(self.spec)
-            scan = scan_with_order(
-                self.settings,
-                self.conn,
-                load,
-                self.run,
-                types,
-            )
-            if scan.profile:
-                keep_scan(
-                    self.conn,
-                    load,
-                    scan,
-                    self.run,
-                )
-                known[day] = {name: summarize(sketch) for name, sketch in scan.profile.items()}
         # The champion's features only: the view may have columns that no model reads.
         chosen: dict[dt.date, Profile] = {}
         for day in sorted(known):
@@ -139,6 +126,24 @@ class ReferenceReader:
                 name: summary for name, summary in known[day].items() if name in self._names
             }
         return chosen
+
+    def published(self, partition: Partition) -> PublishedColumns:
+        """Return the features of a published partition.
+
+        They are read from the store, so that a rerun and the other models of the view see the same.
+
+        Raises:
+            ProfileError: The partition is not published.
+        """
+        load = LoadTable.published(
+            self.conn,
+            self.spec.features_dataset,
+            partition.day,
+        )
+        loads = {load.day: load.load_id}
+        profile = self.summaries(loads).get(load.day, {})
+        order = self.orders(loads).get(load.day)
+        return PublishedColumns(profile, order)
 
     def orders(self, loads: Mapping[dt.date, int]) -> dict[dt.date, ColumnOrder]:
         """Return how the columns of some loads compare, by day."""
@@ -164,20 +169,23 @@ class ReferenceReader:
         if known:
             return known
         # Made once: rows and scores of a version never change.
-        for day, sketch in champion.training_scores().items():
-            load = LoadTable(
-                dataset,
-                "ml",
-                "training_sets",
-                version,
-                day,
-            )
-            keep_profile(
-                self.conn,
-                load,
-                {SCORE: sketch},
-                self.run,
-            )
+        sketches = champion.training_scores()
+        # One transaction: some of the days would count as the whole reference.
+        with self.conn.transaction():
+            for day, sketch in sketches.items():
+                load = LoadTable(
+                    dataset,
+                    "ml",
+                    "training_sets",
+                    version,
+                    day,
+                )
+                keep_profile(
+                    self.conn,
+                    load,
+                    {SCORE: sketch},
+                    self.run,
+                )
         return read_summaries(
             self.conn,
             dataset,

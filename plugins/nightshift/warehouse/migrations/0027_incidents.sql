@@ -33,7 +33,7 @@ create table ops.incidents (
 -- Two evaluators at once, and a fact that lasts: one open incident.
 create unique index incidents_open_once on ops.incidents (kind, fact_key) where closed_at is null;
 create index incidents_by_closing on ops.incidents (closed_at);
-comment on table ops.incidents is 'What is or was broken: opened when a fact is first seen, closed by itself when it is gone; a fact that comes back is a new row. Grain: incident.';
+comment on table ops.incidents is 'What is or was broken: opened when a fact is first seen, closed by itself when it is gone, or when its rule looks no further; a fact that comes back is a new row. Grain: incident.';
 comment on column ops.incidents.kind is 'The rule that found it (docs/incidents.md lists them).';
 comment on column ops.incidents.fact_key is 'Which fact of the rule it is; with kind, unique among open incidents.';
 comment on column ops.incidents.code is 'Error code of its cause.';
@@ -112,7 +112,7 @@ comment on view ops.open_incidents is 'What is broken now; order by severity_ran
 -- A predictions table and its model are one thing for readers: publication, rows and scores count for both.
 create view ops.health as
 with evaluation as (
-    select coalesce(max(evaluated_at) > clock_timestamp() - interval '10 minutes', false) as is_fresh, max(evaluated_at) as evaluated_at
+    select coalesce(max(evaluated_at) > clock_timestamp() - interval '25 minutes', false) as is_fresh, max(evaluated_at) as evaluated_at
     from ops.incident_rules
 ),
 
@@ -196,7 +196,7 @@ group by s.subject_type, s.subject, s.owner;
 comment on view ops.health is 'Health in one word: the worst of its parts, in the order healthy, caution, unknown, degraded. Grain: table or model.';
 comment on column ops.health.parts is 'Each part that is not healthy, with its word; upstream: something that it depends on is broken.';
 comment on column ops.health.since is 'Since when it is not healthy, UTC; null if it is, or if only the evaluation is missing.';
-comment on column ops.health.evaluated_at is 'When the rules last ran, UTC; after ten minutes without, everything is unknown.';
+comment on column ops.health.evaluated_at is 'When the rules last ran, UTC; after 25 minutes without, everything is unknown.';
 
 -- A task whose tries are used up has nobody but a person left; what Airflow decides, the task knows itself.
 alter table ops.task_tries add column is_final boolean not null default false;

@@ -97,7 +97,8 @@ select distinct on (model)
     extract(epoch from partition_date::timestamp)::double precision as partition_timestamp_seconds,
     n_features as features,
     n_drifted as drifted_features,
-    score_psi as score_psi,
+    n_faults as broken_features,
+    score_distance as score_distance,
     metric_expected as expected_quality,
     (performance_status = 'breached')::int as is_loss_breached,
     (drift_status = 'breached')::int as is_drift_breached
@@ -107,7 +108,8 @@ comment on view metrics.monitor is 'The newest verdict of each model. Grain: mod
 comment on column metrics.monitor.partition_timestamp_seconds is 'Midnight UTC of the monitored day.';
 comment on column metrics.monitor.features is 'Features that were compared with the training set.';
 comment on column metrics.monitor.drifted_features is 'Features that drifted.';
-comment on column metrics.monitor.score_psi is 'Population stability index of the score.';
+comment on column metrics.monitor.broken_features is 'Features that a broken feed explains.';
+comment on column metrics.monitor.score_distance is 'Distance of the scores from the training set, in usual variations from night to night.';
 comment on column metrics.monitor.expected_quality is 'The watched metric on the hold-out of the version that predicted.';
 comment on column metrics.monitor.is_loss_breached is '1 if the matured loss is over its limit.';
 comment on column metrics.monitor.is_drift_breached is '1 if too many features drifted.';
