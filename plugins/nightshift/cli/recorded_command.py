@@ -85,6 +85,8 @@ class recorded:  # noqa: N801 - used as a decorator
             with recorded_act(settings, act):
                 return command(**passed)
 
+        # Tests of the pages ask it which commands need a reason.
+        run.recorded = self  # type: ignore[attr-defined]
         run.__signature__ = extended  # type: ignore[attr-defined]
         # Typer also reads the hints, which name what the command's own module imports.
         run.__annotations__ = {part.name: part.annotation for part in parameters}
@@ -93,14 +95,17 @@ class recorded:  # noqa: N801 - used as a decorator
     def _only_looks(self, arguments: Arguments) -> bool:
         return bool(self.unless) and bool(arguments[self.unless])
 
-    def _is_reason_needed(self, arguments: Arguments) -> bool:
+    def is_reason_needed(self, arguments: Arguments) -> bool:
+        """Return whether the act with these arguments is refused without a reason."""
+        if self._only_looks(arguments):
+            return False
         if callable(self.needs_reason):
             return self.needs_reason(arguments)
         return self.needs_reason
 
     def _ask_for(self, reason: str, arguments: Arguments) -> str:
         """Return the reason; ask for a missing one where a person can answer."""
-        is_missing = self._is_reason_needed(arguments) and not reason.strip()
+        is_missing = self.is_reason_needed(arguments) and not reason.strip()
         if is_missing and sys.stdin.isatty():
             return str(typer.prompt("Reason (kept with your name)"))
         return reason
@@ -124,7 +129,7 @@ class recorded:  # noqa: N801 - used as a decorator
             reason,
             arguments,
             frozenset(self.private),
-            needs_reason=self._is_reason_needed(arguments),
+            needs_reason=self.is_reason_needed(arguments),
             must_be_recorded=self.must_be_recorded,
         )
 
