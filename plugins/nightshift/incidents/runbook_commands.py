@@ -51,6 +51,7 @@ def _page_commands(code: str) -> tuple[str, ...]:
 def page_advice(text: str) -> str:
     """Return what a runbook page tells to do: at night, and then by day."""
     at_night = text.partition("**At night do.**")[2].partition("**What happened.**")[0]
+    # Many pages do nothing at night and say by day how the cause is removed.
     by_day = text.partition("**By day.**")[2].partition("**Escalate**")[0]
     return f"{at_night}\n{by_day}".strip()
 
