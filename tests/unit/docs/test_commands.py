@@ -224,3 +224,14 @@ def test_commands_are_read_from_prose_blocks_and_code(tmp_path: Path) -> None:
     module = PROJECT_ROOT / "plugins" / "nightshift" / "incidents" / "rules" / "models.py"
     written = [command.written for command in code_commands(module)]
     assert "nightshift report 1 --night 1" in written
+
+
+def test_the_page_of_commands_is_current_and_has_every_command() -> None:
+    """Renew it with ``make docs``."""
+    from nightshift.cli.reference_page import render
+
+    page = (PROJECT_ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert page == render()
+    groups = {name.partition(" ")[0] for name in command_names() if " " in name}
+    shown = set(re.findall(r"^### (.+)$", page, re.MULTILINE))
+    assert command_names() - groups == shown
