@@ -34,6 +34,11 @@ PROJECT_PAGES = (
 """Pages that stand outside of docs/; on the site they are below project/."""
 EVIDENCE_PAGES = ("ml-test-score.md", "reliability.md")
 """Made of the last run of the tests; a test that was renamed since has no file until the next."""
+WAYS_BACK = {
+    "runbooks/NS-": "\n[All codes](README.md#the-codes)\n",
+    "adr/0": "\n[All decisions](README.md)\n",
+}
+"""Pages that no menu has end with the way to their index."""
 LANGUAGES = {".py": "python", ".yml": "yaml", ".yaml": "yaml", ".sh": "sh", ".sql": "sql"}
 LINK = re.compile(r"(?<=\]\()([^)\s#]+)(#[^)\s]*)?(?=\))")
 TEST_LINK = re.compile(r"\[([^\]]+)\]\(\.\./(tests/[^)#]+)\)")
@@ -57,7 +62,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     uri = page.file.src_uri
     if uri.startswith("source/"):
         return markdown
-    return for_python_markdown(with_site_links(markdown, uri))
+    way_back = next((text for folder, text in WAYS_BACK.items() if uri.startswith(folder)), "")
+    return for_python_markdown(with_site_links(markdown, uri)) + way_back
 
 
 def with_site_links(markdown: str, uri: str) -> str:
