@@ -92,12 +92,7 @@ site: install ## Build the documentation as a site, without network: open .site/
 backtest: install ## Report the model's quality for every month of 2013 from April on
 	@$(BIN)/python -m examples.flights backtest
 
-policy-site: export NO_MKDOCS_2_WARNING = 1
-site: install ## Build the documentation as a site, without network: open .site/index.html
-	@$(BIN)/mkdocs build --strict --clean
-	@echo "Open .site/index.html"
-
-backtest: install ## Compare when to train again, over the same nights; a killed run goes on
+policy-backtest: install ## Compare when to train again, over the same nights; a killed run goes on
 	@$(BIN)/python -m examples.flights backtest policy
 
 lock: ## Lock what pyproject.toml asks for, with hashes: requirements-dev.txt for .venv, requirements.txt for production

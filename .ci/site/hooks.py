@@ -153,15 +153,15 @@ def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
 
 def _linked_sources(files: Files) -> set[str]:
     """Return the files of the repository that a page links to and that are no pages."""
-    found = set()
+    sources = set()
     for file in files.documentation_pages():
         folder = posixpath.dirname(_repository_path(file.src_uri))
         for link in LINK.finditer(file.content_string):
             path = posixpath.normpath(posixpath.join(folder, link[1]))
             is_source = ":" not in link[1] and _site_uri(path).startswith("source/")
             if is_source and (ROOT / path).is_file():
-                found.add(path)
-    return found
+                sources.add(path)
+    return sources
 
 
 def _repository_path(uri: str) -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Arguments = dict[str, Any]
 Command = Callable[..., Any]
+Condition = bool | Callable[[Arguments], bool]
+"""A fact about every call of a command; or a function of the call's arguments."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,16 @@ class recorded:  # noqa: N801 - used as a decorator
 
     Attributes:
         name: Stable name of the act.
-        needs_reason: Whether readers see the change; or a function of the arguments.
+        needs_reason: Whether readers see the change.
         private: Arguments that may hold values of rows.
         must_be_recorded: False for what a broken warehouse must not stop.
         unless: Name of an option with which the command only looks, such as ``dry_run``.
     """
 
     name: str
-    needs_reason: bool | Callable[[Arguments], bool] = False
+    needs_reason: Condition = False
     private: tuple[str, ...] = ()
-    must_be_recorded: bool = True
+    must_be_recorded: Condition = True
     unless: str = ""
 
     def __call__(self, command: Command) -> Command:
@@ -97,11 +99,7 @@ class recorded:  # noqa: N801 - used as a decorator
 
     def is_reason_needed(self, arguments: Arguments) -> bool:
         """Return whether the act with these arguments is refused without a reason."""
-        if self._only_looks(arguments):
-            return False
-        if callable(self.needs_reason):
-            return self.needs_reason(arguments)
-        return self.needs_reason
+        return not self._only_looks(arguments) and _holds(self.needs_reason, arguments)
 
     def _ask_for(self, reason: str, arguments: Arguments) -> str:
         """Return the reason; ask for a missing one where a person can answer."""
@@ -130,8 +128,14 @@ class recorded:  # noqa: N801 - used as a decorator
             arguments,
             frozenset(self.private),
             needs_reason=self.is_reason_needed(arguments),
-            must_be_recorded=self.must_be_recorded,
+            must_be_recorded=_holds(self.must_be_recorded, arguments),
         )
+
+
+def _holds(condition: Condition, arguments: Arguments) -> bool:
+    if callable(condition):
+        return condition(arguments)
+    return condition
 
 
 def _reason_option() -> inspect.Parameter:

@@ -23,8 +23,8 @@ _HEAD = """# Commands
 
 Every command of `nightshift`, with its arguments and options. This page is generated: `make docs`.
 A command that changes what readers see needs `--reason` (or `--note`): without one it asks at a
-terminal and is refused in a script ([NS-ACT-001](runbooks/NS-ACT-001.md)). `nightshift <command>
---help` prints the same. What a change would touch and cost: [plans](plans.md).
+terminal and is refused in a script ([NS-ACT-001](runbooks/NS-ACT-001.md)). The
+same is printed with `--help`. What a change would touch and cost: [plans](plans.md).
 """
 
 

@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 logger = logging.getLogger(__name__)
 
 STYLE_PATH = "/style.css"
-"""The only path that every gate leaves open: colours and sizes, no data."""
+"""The only path that the gate of a password leaves open: colours and sizes, no data."""
 LOGIN_PATH = "/login"
 COOKIE = "nightshift_page"
 SESSION_SECONDS = 12 * 3600

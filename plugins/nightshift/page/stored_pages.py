@@ -164,14 +164,17 @@ def read_page(store: ObjectStore, page: StoredPage) -> bytes:
     from nightshift.lake.object_errors import ObjectMissingError
 
     try:
-        content = store.get(page.key, page.sha256)
+        # Before its body: an object of any size could fill the memory of the server.
+        n_bytes = store.size(page.key)
+        if n_bytes > MAX_OBJECT_BYTES:
+            raise MissingPageError(f"{page.title} is too large for a page.", got=f"{n_bytes} bytes")
+        return store.get(
+            page.key,
+            page.sha256,
+            n_bytes,
+        )
     except ObjectMissingError:
         name = PurePosixPath(page.key).name
         raise MissingPageError(
             f"{page.title} is not in the lake.", got=f"no object {name}"
         ) from None
-    if len(content) > MAX_OBJECT_BYTES:
-        raise MissingPageError(
-            f"{page.title} is too large for a page.", got=f"{len(content)} bytes"
-        )
-    return content

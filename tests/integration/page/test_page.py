@@ -87,6 +87,9 @@ def test_hostile_addresses_are_answered_and_escaped(client):
     for address in (
         "/models/<script>",
         "/drift?last=<script>",
+        "/drift?last=0001-01-01",
+        "/drift?last=9999-12-31",
+        "/partitions/0001-01-01",
         "/partitions/x",
         "/acts?actor=<script>",
         "/data/'--",

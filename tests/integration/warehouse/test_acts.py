@@ -85,6 +85,8 @@ def test_nobody_changes_an_act_not_even_the_role_of_the_pipeline(settings: Setti
         "update ops.acts set reason = 'another'",
         "delete from ops.act_outcomes",
         "truncate ops.acts cascade",
+        "truncate ops.plans cascade",
+        "truncate ops.plan_events",
     )
     for statement in statements:
         with pytest.raises(psycopg.errors.RaiseException, match="append-only"):
@@ -99,7 +101,12 @@ def test_nobody_changes_an_act_not_even_the_role_of_the_pipeline(settings: Setti
     with connect(settings.model_copy(update=user), "test") as admin:
         apply_grants(admin)
     # The role cannot disable the trigger either, and still records.
-    for statement in (*statements, "alter table ops.acts disable trigger all"):
+    disable = "alter table ops.acts disable trigger all"
+    date_back = (
+        "insert into ops.acts (at, door, name, actor, reason, arguments, code_version)"
+        " values ('2013-01-01', 'cli', 'void', 'cli:bob', '', '{}', '')"
+    )
+    for statement in (*statements[:3], disable, date_back):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             conn.execute(statement.encode())
     with recorded_act(settings, ACT):

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from nightshift.warehouse.analysts import page_reader
 from nightshift.warehouse.analysts.grants import ANALYST, apply_grants
 from nightshift.warehouse.connection import connect
 
@@ -150,3 +151,13 @@ def test_analyst_session_is_read_only_and_limited_by_default(analyst):
     assert analyst.execute("select value from before").fetchone() == (1,)
     with pytest.raises(errors.ReadOnlySqlTransaction):
         analyst.execute("create table analytics.mine (a int)")
+
+
+def test_a_login_that_may_create_no_role_sets_up_all_but_the_page(conn, admin, monkeypatch, caplog):
+    apply_grants(admin)
+    # The role that the admin has made serves it, too.
+    page_reader.grant_page_reader(conn, "nightshift")
+    assert not caplog.records
+    monkeypatch.setattr(page_reader, "PAGE_READER", "page_reader_of_nobody")
+    page_reader.grant_page_reader(conn, "nightshift")
+    assert "NS-PAGE-002" in caplog.text

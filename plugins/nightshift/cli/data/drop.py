@@ -83,8 +83,8 @@ def withdraw(key: Key, reason: Reason) -> None:
         typer.echo(
             f"{partition} has no other drop: readers keep what is published until one comes."
         )
-    days = f"--from {partition} --to {partition}"
-    typer.echo(f'Then: nightshift redo --dataset {dataset} {days} --reason "…"')
+    scope = f"--dataset {dataset} --from {partition} --to {partition}"
+    typer.echo(f'Then: nightshift redo {scope} --reason "…"')
 
 
 @app.command("set-aside")

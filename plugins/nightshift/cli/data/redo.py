@@ -16,13 +16,12 @@ from nightshift.settings import load_settings
 if TYPE_CHECKING:
     import datetime as dt
 
+    from nightshift.reprocess.changes import Change
     from nightshift.reprocess.execution import ReprocessResult
 
 MAX_ROWS = 40
-"""Rows of one table that a terminal shows."""
+"""Changed partitions that a terminal shows."""
 HASH_CHARACTERS = 12
-
-Row = tuple[object, ...]
 
 
 @recorded("redo", needs_reason=True)
@@ -76,30 +75,32 @@ def print_result(result: ReprocessResult) -> None:
     """Print what changed for readers, with the hashes before and after, and what remains."""
     n_changed = len(result.changes)
     typer.echo(f"\n{result.n_done} partition(s) reprocessed, {n_changed} changed for readers")
-    rows: list[Row] = []
-    for change in result.changes:
-        # A partition that was not published before has no hash.
-        before = (change.before or "-")[:HASH_CHARACTERS]
-        after = change.after[:HASH_CHARACTERS]
-        rows.append((change.dataset, change.day, before, after))
-    _print_rows(("dataset", "day", "before", "after"), rows)
-    if n_changed > MAX_ROWS:
-        _print_totals(result)
+    print_changes(result.changes)
     typer.echo("remaining:" if result.left else "remaining: none")
     for line in result.left:
         typer.echo(f"  {line}")
 
 
-def _print_totals(result: ReprocessResult) -> None:
-    """Print the number of changed partitions of each dataset, for a table that was cut."""
-    totals = Counter(change.dataset for change in result.changes)
-    counts = [f"{dataset}: {n}" for dataset, n in totals.items()]
-    typer.echo(", ".join(counts))
-
-
-def _print_rows(headers: Sequence[str], rows: Sequence[Row]) -> None:
-    """Print the first rows of a table and the number of the rows that are left out."""
+def print_changes(changes: Sequence[Change]) -> None:
+    """Print the partitions that changed for readers, with their hashes; of many, the first ones."""
+    rows = []
+    for change in changes[:MAX_ROWS]:
+        # A partition that was not published before has no hash.
+        before = change.before or "-"
+        row = (
+            change.dataset,
+            change.day,
+            before[:HASH_CHARACTERS],
+            change.after[:HASH_CHARACTERS],
+        )
+        rows.append(row)
     if rows:
-        print_table(headers, rows[:MAX_ROWS])
-    if len(rows) > MAX_ROWS:
-        typer.echo(f"… and {len(rows) - MAX_ROWS} more")
+        headers = ("dataset", "day", "before", "after")
+        print_table(headers, rows)
+    n_left_out = len(changes) - len(rows)
+    if n_left_out:
+        # The number of each dataset, for a table that was cut.
+        totals = Counter(change.dataset for change in changes)
+        counts = [f"{dataset}: {n}" for dataset, n in totals.items()]
+        typer.echo(f"… and {n_left_out} more")
+        typer.echo(", ".join(counts))

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from nightshift.cli.arguments import actor
-from nightshift.cli.console import print_table
+from nightshift.cli.data.redo import print_changes
 from nightshift.cli.recorded_command import recorded
 from nightshift.settings import load_admin_settings, load_settings
-
-if TYPE_CHECKING:
-    from nightshift.reprocess.changes import Change
-
-HASH_CHARACTERS = 12
-MAX_ROWS = 40
 
 
 def _changes_data(arguments: dict[str, Any]) -> bool:
@@ -24,7 +18,8 @@ def _changes_data(arguments: dict[str, Any]) -> bool:
     return not token.startswith("migrate-")
 
 
-@recorded("apply", needs_reason=_changes_data)
+# An upgrade makes the table of acts: it is recorded at its end.
+@recorded("apply", needs_reason=_changes_data, must_be_recorded=_changes_data)
 def apply(
     token: Annotated[
         str,
@@ -50,24 +45,11 @@ def apply(
     note_run(f"plan/{token}")
     settings = load_settings()
     applied = apply_plan(settings, token, reason, actor(), typer.echo)
-    rows = [_row(change) for change in applied.changes[:MAX_ROWS]]
-    if rows:
-        print_table(("dataset", "day", "before", "after"), rows)
+    print_changes(applied.changes)
     n_changed = len(applied.changes)
     typer.echo(
         f"{applied.n_steps} step(s), {n_changed} partition(s) changed for readers;"
         f" {applied.seconds:.1f} s"
-    )
-
-
-def _row(change: Change) -> tuple[object, ...]:
-    # A partition that was not published before has no hash.
-    before = change.before or "-"
-    return (
-        change.dataset,
-        change.day,
-        before[:HASH_CHARACTERS],
-        change.after[:HASH_CHARACTERS],
     )
 
 

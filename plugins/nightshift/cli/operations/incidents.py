@@ -12,6 +12,7 @@ import typer
 
 from nightshift.cli.arguments import AsJson, Reason, actor
 from nightshift.cli.console import print_table
+from nightshift.cli.recorded_command import recorded
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def describe(incident: Incident) -> list[str]:
 
 
 @app.command()
+@recorded("incidents.ack")
 def ack(incident: Number, reason: Reason) -> None:
     """Say that you are at it; recorded with your name."""
     from nightshift.incidents.acts import acknowledge
@@ -112,6 +114,7 @@ def ack(incident: Number, reason: Reason) -> None:
 
 
 @app.command()
+@recorded("incidents.snooze")
 def snooze(
     incident: Number,
     reason: Reason,
@@ -126,6 +129,7 @@ def snooze(
 
 
 @app.command()
+@recorded("incidents.wake")
 def wake(incident: Number, reason: Reason) -> None:
     """End a snooze or an acknowledgement."""
     from nightshift.incidents.acts import wake as wake_incident

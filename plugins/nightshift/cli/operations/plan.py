@@ -160,8 +160,12 @@ def migrate(as_json: AsJson = False) -> None:
     # A migration is a file with its digest: the very same one is applied.
     for line in pending.lines:
         typer.echo(f"  {line}")
-    typer.echo("readers notice nothing: views are rendered again in one transaction")
     if pending.lines:
+        typer.echo(
+            "readers: published rows stay as they are. A query waits while a migration locks its"
+            " table, or its view is made again; an analyst's session that holds up the upgrade for"
+            " 3 s is ended."
+        )
         typer.echo(f"token {pending.token}, then: nightshift apply {pending.token}")
     else:
         typer.echo("nothing is pending")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from nightshift.cli.arguments import First, Last, Model, command_run
+from nightshift.cli.recorded_command import recorded
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import load_settings
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 
+@recorded("shadow")
 def shadow(
     model: Model,
     first: First,

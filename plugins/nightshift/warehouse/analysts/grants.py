@@ -133,6 +133,12 @@ def _reserve_for_owner(conn: Connection, owner: str) -> None:
         conn.execute(sql.SQL("grant pg_use_reserved_connections to {}").format(name))
 
 
+_WRITTEN_COLUMNS = {
+    "acts": ("door", "name", "actor", "reason", "arguments", "code_version"),
+    "act_outcomes": ("act_id", "outcome", "code", "read_back"),
+}
+
+
 def _keep_acts_from_owner(conn: Connection, owner: str) -> None:
     """Let the pipeline's role write and read the acts of people, and never change one.
 
@@ -146,11 +152,15 @@ def _keep_acts_from_owner(conn: Connection, owner: str) -> None:
     if row is None or row[0] is None or row[1] == owner:
         return
     conn.execute("alter function ops.refuse_act_change() owner to current_user")
-    for table in ("acts", "act_outcomes"):
+    role = sql.Identifier(owner)
+    for table, columns in _WRITTEN_COLUMNS.items():
         name = sql.Identifier("ops", table)
         conn.execute(sql.SQL("alter table {} owner to current_user").format(name))
-        grant = sql.SQL("grant select, insert on {} to {}")
-        conn.execute(grant.format(name, sql.Identifier(owner)))
+        conn.execute(sql.SQL("revoke all on {} from {}").format(name, role))
+        # The number and the time of a row are the server's: nobody dates an act back.
+        written = sql.SQL(", ").join(map(sql.Identifier, columns))
+        grant = sql.SQL("grant select, insert ({}) on {} to {}")
+        conn.execute(grant.format(written, name, role))
 
 
 def _functions_of_views(conn: Connection) -> list[str]:

@@ -7,11 +7,14 @@ Source: docs/adr/0049-page.md.
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
+
+logger = logging.getLogger(__name__)
 
 PAGE_READER = "page_reader"
 RELATIONS = (
@@ -44,18 +47,23 @@ RELATIONS = (
 def grant_page_reader(conn: Connection, owner: str) -> None:
     """Create the role, take from it all that it has, and grant the relations that exist.
 
+    A login that may not create roles grants the relations to a role that somebody else has made.
+    Without one there is no page, and the log says so: everything else is set up all the same.
+
     Args:
-        conn: A connection of a role that may create roles, in a transaction.
+        conn: A connection in a transaction.
         owner: The warehouse's owner, who may take the role.
     """
-    from psycopg import errors, sql
+    from psycopg import sql
 
+    if not _ensure_role(conn, owner):
+        logger.warning(
+            "There is no page (NS-PAGE-002): this login cannot create role %s and let %s take it.",
+            PAGE_READER,
+            owner,
+        )
+        return
     role = sql.Identifier(PAGE_READER)
-    if conn.execute("select from pg_roles where rolname = %s", [PAGE_READER]).fetchone() is None:
-        # Another database's caller may create it at the same moment.
-        with suppress(errors.DuplicateObject, errors.UniqueViolation), conn.transaction():
-            conn.execute(sql.SQL("create role {} nologin").format(role))
-    conn.execute(sql.SQL("grant {} to {}").format(role, sql.Identifier(owner)))
     schemas = sorted({name.partition(".")[0] for name in RELATIONS})
     for name in schemas:
         schema = sql.Identifier(name)
@@ -66,3 +74,20 @@ def grant_page_reader(conn: Connection, owner: str) -> None:
     for (name,) in conn.execute(query, [list(RELATIONS)]).fetchall():
         relation = sql.Identifier(*name.split("."))
         conn.execute(sql.SQL("grant select on {} to {}").format(relation, role))
+
+
+def _ensure_role(conn: Connection, owner: str) -> bool:
+    """Create the role and let the owner take it; return whether the owner may take it now."""
+    from psycopg import errors, sql
+
+    role = sql.Identifier(PAGE_READER)
+    forbidden = errors.InsufficientPrivilege
+    if conn.execute("select from pg_roles where rolname = %s", [PAGE_READER]).fetchone() is None:
+        # Another database's caller may create it at the same moment.
+        exists = (errors.DuplicateObject, errors.UniqueViolation)
+        with suppress(*exists, forbidden), conn.transaction():
+            conn.execute(sql.SQL("create role {} nologin").format(role))
+    with suppress(forbidden, errors.UndefinedObject), conn.transaction():
+        conn.execute(sql.SQL("grant {} to {}").format(role, sql.Identifier(owner)))
+    may_take = "select from pg_roles where rolname = %s and pg_has_role(%s, oid, 'member')"
+    return conn.execute(may_take, [PAGE_READER, owner]).fetchone() is not None

@@ -1,7 +1,7 @@
 """Record every act of a person: what, who, why, when, and the outcome as read back.
 
-One function, ``recorded_act``, serves all doors: the command line, the page and Airflow. The row of
-an act is written before the act begins, so that a killed one is on record too.
+One function, ``recorded_act``, serves both doors: the command line and Airflow. The row of an act
+is written before the act begins, so that a killed one is on record too.
 Source: docs/adr/0050-plans-that-bind.md.
 """
 
@@ -55,7 +55,7 @@ class Act:
     Attributes:
         name: Stable name, for example ``drop.withdraw``.
         door: How it came.
-        actor: Who asks: ``cli:<user>``, ``airflow:<user>``, ``page:<user>``.
+        actor: Who asks: ``cli:<user>`` or ``airflow:<user>``.
         reason: Why; required where the act changes what readers see.
         arguments: What is asked for.
         private: Names of arguments that may hold values of rows: they are recorded redacted.
@@ -65,7 +65,7 @@ class Act:
     """
 
     name: str
-    door: Literal["cli", "airflow", "page"]
+    door: Literal["cli", "airflow"]
     actor: str
     reason: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)

@@ -17,8 +17,8 @@ create table ops.acts (
     code_version text not null
 );
 create index acts_by_time on ops.acts (at);
-comment on table ops.acts is 'Append-only record of every act of a person, written before it begins. Grain: act.';
-comment on column ops.acts.door is 'cli, airflow (form, clear, trigger, mark) or page.';
+comment on table ops.acts is 'Append-only record of every act of a person, written before it begins; its owner alone could disable the triggers. Grain: act.';
+comment on column ops.acts.door is 'cli, or airflow (form, clear, trigger, mark).';
 comment on column ops.acts.arguments is 'What was asked for; values of rows and secrets are redacted.';
 
 create table ops.act_outcomes (
@@ -81,8 +81,11 @@ create index plan_events_by_token on ops.plan_events (token, event_id);
 create unique index plan_is_applied_once on ops.plan_events (token) where event = 'applied';
 comment on table ops.plan_events is 'Append-only record of what became of a plan, with the measured cost of each step. Grain: event.';
 create trigger plans_are_append_only before update or delete on ops.plans for each row execute function ops.refuse_act_change();
+create trigger plans_are_never_truncated before truncate on ops.plans for each statement execute function ops.refuse_act_change();
 create trigger plan_events_are_append_only before update or delete on ops.plan_events
 for each row execute function ops.refuse_act_change();
+create trigger plan_events_are_never_truncated before truncate on ops.plan_events
+for each statement execute function ops.refuse_act_change();
 
 create table ml.leak_probes (
     probe_id bigint generated always as identity primary key,
