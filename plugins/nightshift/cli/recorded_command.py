@@ -98,7 +98,11 @@ class recorded:  # noqa: N801 - used as a decorator
         return bool(self.unless) and bool(arguments[self.unless])
 
     def is_reason_needed(self, arguments: Arguments) -> bool:
-        """Return whether the act with these arguments is refused without a reason."""
+        """Return whether the act with these arguments is refused without a reason.
+
+        Args:
+            arguments: The command's arguments by name, as Typer passes them.
+        """
         return not self._only_looks(arguments) and _holds(self.needs_reason, arguments)
 
     def _ask_for(self, reason: str, arguments: Arguments) -> str:

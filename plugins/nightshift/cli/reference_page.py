@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
+from typing import cast
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
@@ -18,6 +19,7 @@ from typer.main import get_command
 from nightshift.cli.app import app
 
 Parameter = TyperArgument | TyperOption
+Command = TyperCommand | TyperGroup
 
 _HEAD = """# Commands
 
@@ -31,31 +33,40 @@ same is printed with `--help`. What a change would touch and cost: [plans](plans
 def render() -> str:
     """Return the page as Markdown."""
     lines = [_HEAD]
-    panel = ""
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+    headings = set()
+    for name, command in _commands(get_command(app)).items():
         # The order of the panels is that of a user's day; groups come after all of them.
-        if command.rich_help_panel != panel:
-            panel = command.rich_help_panel
-            parts = "" if not hasattr(command, "commands") else ": groups"
-            heading = f"## {panel}{parts}"
-            if heading not in lines:
-                lines += [heading, ""]
+        is_group = isinstance(command, TyperGroup)
+        heading = f"## {command.rich_help_panel}"
+        if is_group:
+            heading += ": groups"
+        if heading not in headings:
+            lines += [heading, ""]
+        headings.add(heading)
         lines += _sections(name, command)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _sections(name: str, command: TyperCommand | TyperGroup) -> Iterator[str]:
+def _commands(group: object) -> dict[str, Command]:
+    """Return the commands of a group by name."""
+    return cast("dict[str, Command]", getattr(group, "commands", {}))
+
+
+def _sections(name: str, command: Command) -> Iterator[str]:
     """Yield the lines of a command, or of a group and its commands."""
     if isinstance(command, TyperGroup):
-        for part_name, part in command.commands.items():
+        for part_name, part in _commands(command).items():
             yield from _sections(f"{name} {part_name}", part)
         return
-    parameters = [part for part in command.params if not part.hidden and part.name != "help"]
-    arguments = [part for part in parameters if part.param_type_name == "argument"]
-    required = [part for part in parameters if part.required and part not in arguments]
-    usage = [f"nightshift {name}", *(_usage(part) for part in [*arguments, *required])]
-    if len(parameters) > len(arguments) + len(required):
+    given = cast("list[Parameter]", command.params)
+    parameters = [part for part in given if not part.hidden and part.name != "help"]
+    needed = [part for part in parameters if part.required or isinstance(part, TyperArgument)]
+    usage = [f"nightshift {name}"]
+    usage += [_usage(part) for part in needed]
+    # What need not be given is in the table.
+    if len(needed) < len(parameters):
         usage.append("[options]")
+
     yield f"### {name}\n"
     yield f"`{' '.join(usage)}`\n"
     yield _prose(command.help or "") + "\n"
@@ -69,23 +80,26 @@ def _sections(name: str, command: TyperCommand | TyperGroup) -> Iterator[str]:
 def _usage(parameter: Parameter) -> str:
     """Return a parameter as it stands on a command line."""
     value = f"<{parameter.name}>"
-    if parameter.param_type_name == "argument":
+    if isinstance(parameter, TyperArgument):
         return value if parameter.required else f"[{value}]"
     return f"{parameter.opts[-1]} {value}"
 
 
 def _row(parameter: Parameter) -> str:
     """Return the table row of an argument or an option."""
-    is_argument = parameter.param_type_name == "argument"
-    name = _usage(parameter) if is_argument else ", ".join(parameter.opts)
-    meaning = _prose(getattr(parameter, "help", "") or "")
+    name = ", ".join(parameter.opts)
+    if isinstance(parameter, TyperArgument):
+        name = _usage(parameter)
+    meaning = _prose(parameter.help or "")
     annotation = parameter.type_descriptor.annotation
     if isinstance(annotation, type) and issubclass(annotation, Enum):
-        meaning += f" One of {', '.join(f'`{choice.value}`' for choice in annotation)}."
+        choices = [f"`{choice.value}`" for choice in annotation]
+        meaning += f" One of {', '.join(choices)}."
     default = parameter.default
     # An empty default means: what the sentence says is done without the option.
     if default and isinstance(default, int | float | str) and default is not True:
-        meaning += f" Default: `{getattr(default, 'value', default)}`."
+        shown = getattr(default, "value", default)
+        meaning += f" Default: `{shown}`."
     return f"| `{name}` | {meaning.strip()} |"
 
 
