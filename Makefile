@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Two processes that share nothing; tests/conftest.py says which tests stay together.
 IN_TWO := $(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 
-.PHONY: help install demo up down status test chaos test-celery coverage storm evidence bench bench-quick lint format docs backtest policy-backtest lock clean
+.PHONY: help install demo up down status test chaos test-celery coverage storm evidence bench bench-quick lint format docs site backtest policy-backtest lock clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -75,13 +75,19 @@ lint: install ## Check style, types, layers, SQL and YAML
 format: install ## Format the Python code
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-docs: install ## Renew what is generated: docs/DAGS.md, docs/specs.md, docs/schemas, docs/listeners.md and dbt's models of predictions
+docs: install ## Renew what is generated: docs/cli.md, docs/DAGS.md, docs/specs.md, docs/schemas, docs/listeners.md and dbt's models of predictions
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
 	    AIRFLOW_HOME="$$home" $(BIN)/python -m nightshift.orchestration.dag_docs dags docs/DAGS.md >/dev/null
+	@$(BIN)/python -m nightshift.cli.reference_page docs
 	@$(BIN)/python -m nightshift.contracts.reference_page docs
 	@$(BIN)/python -m nightshift.notices.settings_schema docs
 	@$(BIN)/python -m nightshift.warehouse.dbt.prediction_models dags/models dbt_project
 	@$(BIN)/python -m tests.integration.local.listeners > docs/listeners.md
+
+site: export NO_MKDOCS_2_WARNING = 1
+site: install ## Build the documentation as a site, without network: open .site/index.html
+	@$(BIN)/mkdocs build --strict --clean
+	@echo "Open .site/index.html"
 
 backtest: install ## Report the model's quality for every month of 2013 from April on
 	@$(BIN)/python -m examples.flights backtest
@@ -97,4 +103,4 @@ lock: ## Lock what pyproject.toml asks for, with hashes: requirements-dev.txt fo
 
 clean: down ## Stop the services and delete their data and the caches (not .venv)
 	@if [ -x $(BIN)/nightshift ]; then $(BIN)/nightshift down --delete-data --yes; fi
-	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* dbt_project/target dbt_project/logs
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* .site dbt_project/target dbt_project/logs

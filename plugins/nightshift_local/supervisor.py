@@ -28,7 +28,12 @@ from nightshift_local.local_env import write_env
 from nightshift_local.part import Part
 from nightshift_local.placement import prepare_home
 from nightshift_local.process import MARK, Launch, ServerProcess
-from nightshift_local.servers.airflow_parts import API_SERVER, DAG_PROCESSOR, SCHEDULER
+from nightshift_local.servers.airflow_parts import (
+    API_SERVER,
+    DAG_PROCESSOR,
+    SCHEDULER,
+    TRIGGERER,
+)
 from nightshift_local.stack import compose
 
 if TYPE_CHECKING:
@@ -55,7 +60,9 @@ HELD_BACK_BY: Mapping[str, str] = {SCHEDULER: API_SERVER}
 """Parts that do not run while another one does not answer: each task that is dispatched
 meanwhile loses a try.
 """
-HEALTH_REPORTED_BY: Mapping[str, str] = {SCHEDULER: API_SERVER, DAG_PROCESSOR: API_SERVER}
+HEALTH_REPORTED_BY: Mapping[str, str] = dict.fromkeys(
+    (SCHEDULER, DAG_PROCESSOR, TRIGGERER), API_SERVER
+)
 """Parts whose health another part reports: while that is away, their health is unknown."""
 
 log = logging.getLogger(__name__)

@@ -87,6 +87,8 @@ class recorded:  # noqa: N801 - used as a decorator
             with recorded_act(settings, act):
                 return command(**passed)
 
+        # Tests of the pages ask it which commands need a reason.
+        run.recorded = self  # type: ignore[attr-defined]
         run.__signature__ = extended  # type: ignore[attr-defined]
         # Typer also reads the hints, which name what the command's own module imports.
         run.__annotations__ = {part.name: part.annotation for part in parameters}
@@ -95,9 +97,17 @@ class recorded:  # noqa: N801 - used as a decorator
     def _only_looks(self, arguments: Arguments) -> bool:
         return bool(self.unless) and bool(arguments[self.unless])
 
+    def is_reason_needed(self, arguments: Arguments) -> bool:
+        """Return whether the act with these arguments is refused without a reason.
+
+        Args:
+            arguments: The command's arguments by name, as Typer passes them.
+        """
+        return not self._only_looks(arguments) and _holds(self.needs_reason, arguments)
+
     def _ask_for(self, reason: str, arguments: Arguments) -> str:
         """Return the reason; ask for a missing one where a person can answer."""
-        is_missing = _holds(self.needs_reason, arguments) and not reason.strip()
+        is_missing = self.is_reason_needed(arguments) and not reason.strip()
         if is_missing and sys.stdin.isatty():
             return str(typer.prompt("Reason (kept with your name)"))
         return reason
@@ -121,7 +131,7 @@ class recorded:  # noqa: N801 - used as a decorator
             reason,
             arguments,
             frozenset(self.private),
-            needs_reason=_holds(self.needs_reason, arguments),
+            needs_reason=self.is_reason_needed(arguments),
             must_be_recorded=_holds(self.must_be_recorded, arguments),
         )
 

@@ -42,12 +42,18 @@ def _page_commands(code: str) -> tuple[str, ...]:
     path = RUNBOOKS / f"{code}.md"
     if not path.is_file():
         return ()
-    # The same parts of a page that its tests read.
-    text = path.read_text(encoding="utf-8")
-    advice = text.partition("**Do.**")[2].partition("**Escalate**")[0]
+    advice = page_advice(path.read_text(encoding="utf-8"))
     inline = re.findall(r"`(nightshift [^`]+)`", advice)
     block = re.findall(r"^nightshift .+$", advice, re.MULTILINE)
     return tuple(" ".join(command.split()) for command in [*inline, *block])
+
+
+def page_advice(text: str) -> str:
+    """Return what a runbook page tells to do: at night, and then by day."""
+    at_night = text.partition("**At night do.**")[2].partition("**What happened.**")[0]
+    # Many pages do nothing at night and say by day how the cause is removed.
+    by_day = text.partition("**By day.**")[2].partition("**Escalate**")[0]
+    return f"{at_night}\n{by_day}".strip()
 
 
 def page_of(code: str) -> str:

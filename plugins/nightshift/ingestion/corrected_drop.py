@@ -138,8 +138,8 @@ def refuse_bad_rows(
         f"{len(bad)} row(s) of the corrected {drop.dataset} of {drop.partition} are refused again.",
         expected="rows that keep the contract, with keys that no other row has",
         got="; ".join(problems),
-        todo="Nothing was delivered. Correct them again (`nightshift quarantine correct`),"
-        " or dismiss them.",
+        todo="Nothing was delivered. Correct them again, `nightshift quarantine correct <row>"
+        ' --set <column>=<text> --note "<why>"`, or dismiss them.',
     )
 
 
@@ -184,7 +184,7 @@ def refuse_unreadable(
             f"Row {row.row_id} cannot be corrected so; nothing was recorded.",
             expected="values that the contract accepts",
             got="; ".join(sorted(problems)),
-            todo="nightshift quarantine correct <row> --set <column>=<text> --note <why>",
+            todo='nightshift quarantine correct <row> --set <column>=<text> --note "<why>"',
         )
 
 

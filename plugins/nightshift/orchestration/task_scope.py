@@ -118,8 +118,8 @@ def task_scope(partition_key: str | None) -> Iterator[TaskScope]:
         raise NotPartitionedError(
             f"Run {run.run_id} has no partition key.",
             expected="a partition key YYYY-MM-DD",
-            todo="Trigger `ingest` with a partition key,"
-            " or use `airflow backfill create --dag-id ingest`.",
+            todo="Trigger `ingest` with a partition key, or run `nightshift airflow backfill"
+            " create --dag-id ingest --from-date <day> --to-date <day> --max-active-runs 1`.",
         )
     partition = Partition.parse(partition_key)
     identity = task_identity(

@@ -145,5 +145,5 @@ class StageRunner:
             f"Plan {self.plan.token} is stale: the rollback republishes other days than it shows.",
             expected=f"{len(shown)} day(s)",
             got=f"{len(affected)} day(s); only in one of both: {differing}",
-            todo="Nothing was changed. Plan again: `nightshift plan rollback`.",
+            todo="Nothing was changed. Plan the rollback again and apply the new token.",
         )

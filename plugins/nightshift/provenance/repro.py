@@ -135,7 +135,7 @@ def _require_model(predictions: Sequence[Prediction]) -> None:
                 f"No model made the prediction of {prediction.key} on {prediction.day}:"
                 f" its source is {prediction.score_source}.",
                 expected="a row that a champion or its predecessor scored",
-                todo="`nightshift why` shows the rule or the earlier score.",
+                todo="`nightshift why <model> <key>` shows the rule or the earlier score.",
             )
 
 

@@ -138,7 +138,7 @@ def _refuse_unusable(
         f"The correction of row {row.row_id} cannot be used.",
         expected=f"new strings for columns out of {', '.join(row.delivered)}, and a reason",
         got=problem,
-        todo="nightshift quarantine correct <row> --set <column>=<text> --note <why>",
+        todo='nightshift quarantine correct <row> --set <column>=<text> --note "<why>"',
     )
 
 

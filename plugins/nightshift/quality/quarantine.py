@@ -186,7 +186,7 @@ def find_row(conn: Connection, row_id: int) -> QuarantinedRow:
     if row is None:
         raise QuarantineError(
             f"There is no refused row {row_id}.",
-            todo="`nightshift quarantine list` shows those that are open.",
+            todo="`nightshift quarantine list <dataset>` shows those that are open.",
         )
     return QuarantinedRow(*row)
 

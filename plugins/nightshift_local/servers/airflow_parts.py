@@ -1,4 +1,8 @@
-"""Run Airflow as three processes: API server, scheduler (LocalExecutor) and DAG processor."""
+"""Run Airflow's parts: API server, scheduler (LocalExecutor), DAG processor and triggerer.
+
+No task of nightshift defers. The triggerer runs because Airflow's home page shows a part that is
+missing in red, and a red light on a healthy machine teaches people to look away.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +21,27 @@ from nightshift_local.home_files import exclusive
 from nightshift_local.part import Part, get
 from nightshift_local.process import Launch
 from nightshift_local.servers.airflow_settings import (
-    NO_TRIGGERER,
     airflow_environment,
     pools_document,
+    remove_notice,
     write_logins,
-    write_notice,
 )
 from nightshift_local.servers.postgres import PostgresServer
 
 API_SERVER = "airflow-api-server"
 SCHEDULER = "airflow-scheduler"
 DAG_PROCESSOR = "airflow-dag-processor"
+TRIGGERER = "airflow-triggerer"
 COMMANDS = {
     API_SERVER: ("api-server",),
     SCHEDULER: ("scheduler", "--skip-serve-logs"),
     DAG_PROCESSOR: ("dag-processor",),
+    TRIGGERER: ("triggerer", "--skip-serve-logs"),
 }
 """In the order in which they start: the scheduler waits for the API server, without which no
 task can begin.
 """
-HEALTH_KEYS = {SCHEDULER: "scheduler", DAG_PROCESSOR: "dag_processor"}
+HEALTH_KEYS = {SCHEDULER: "scheduler", DAG_PROCESSOR: "dag_processor", TRIGGERER: "triggerer"}
 SETUP_TIMEOUT_SECONDS = 300
 
 
@@ -155,15 +160,15 @@ class AirflowPart(Part):
         Done once per Airflow version, set of pools and database.
         """
         done = self._home / "run" / "airflow-migrated"
-        expected = f"{version('apache-airflow')} {pools_document()} {NO_TRIGGERER}"
-        # The three parts may start at the same time.
+        expected = f"{version('apache-airflow')} {pools_document()}"
+        # The parts may start at the same time.
         with exclusive(self._home / "run" / "airflow-setup.lock"):
             if done.exists() and done.read_text() == expected and self._has_metadata():
                 return
             folder = self._home / "airflow"
             folder.mkdir(mode=0o700, exist_ok=True)
             write_logins(self._home)
-            write_notice(self._home)
+            remove_notice(self._home)
             pools = folder / "pools.json"
             pools.write_text(pools_document())
             # The file that marks the set-up is written last: a killed one is repeated.

@@ -11,6 +11,7 @@ from nightshift_local.credentials import Credentials, new_fernet_key, new_hex_ke
 from nightshift_local.ports import LOOPBACK
 
 USER = "admin"
+OLD_NOTICE = '"""Written by `nightshift up`."""'
 POOLS = {
     "training": (1, "One training at a time: it takes every core."),
     "warehouse": (4, "Tasks that keep the warehouse busy."),
@@ -67,6 +68,7 @@ TUNING = {
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "60",
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "180",
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "180",
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
     "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
     "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "10",
@@ -81,22 +83,6 @@ Airflow's default they give up after five requests, and each task that begins or
 loses a try. A scheduler that continues after a suspension takes itself for dead if its last
 heartbeat is older than SCHEDULER_HEALTH_CHECK_THRESHOLD, and ends its own tasks; they are retried.
 """
-
-
-NO_TRIGGERER = (
-    "The red Triggerer is right: no task of nightshift defers, so none runs here."
-    " What is broken: `nightshift status`."
-)
-# Only the API server shows it; the import would cost every task's start.
-LOCAL_SETTINGS = f'''"""Written by `nightshift up`."""
-
-import sys
-
-if "api-server" in sys.argv:
-    from airflow.api_fastapi.common.types import UIAlert
-
-    DASHBOARD_UIALERTS = [UIAlert(text={NO_TRIGGERER!r}, category="info")]
-'''
 
 
 def airflow_environment(home: Path, database_url: str, api_port: int) -> dict[str, str]:
@@ -144,14 +130,12 @@ def write_logins(home: Path) -> None:
     credentials.get("airflow-logins.json", lambda: json.dumps({USER: password}))
 
 
-def write_notice(home: Path) -> None:
-    """Write the local settings of Airflow, which tell on its home page why a light is red.
-
-    Airflow shows a part that was never started as unhealthy. Source: docs/adr/0046-incidents.md.
-    """
-    folder = home / "airflow" / "config"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "airflow_local_settings.py").write_text(LOCAL_SETTINGS, encoding="utf-8")
+def remove_notice(home: Path) -> None:
+    """Remove the notice of earlier versions about a triggerer that did not run; it runs now."""
+    notice = home / "airflow" / "config" / "airflow_local_settings.py"
+    # A file of a person's own stays.
+    if notice.is_file() and notice.read_text(encoding="utf-8").startswith(OLD_NOTICE):
+        notice.unlink()
 
 
 def pools_document() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from nightshift.incidents.runbook_commands import page_advice
 from nightshift.settings import PROJECT_ROOT
 
 RUNBOOKS = PROJECT_ROOT / "docs" / "runbooks"
@@ -34,7 +35,7 @@ class Page:
     @property
     def advice(self) -> str:
         """Return what the page tells to do."""
-        return self.text.partition("**Do.**")[2].partition("**Escalate**")[0]
+        return page_advice(self.text)
 
     def says(self, words: str) -> bool:
         """Return whether the page contains these words, wherever its lines break."""

@@ -1,18 +1,17 @@
-"""The files of docs/own-model.md are a complete project: they ingest, build and score."""
+"""The tutorial docs/own-model.md is run as it stands: its files, its script and its commands."""
 
 from __future__ import annotations
 
-import datetime as dt
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from tests.page_commands import PageCommand, shell_lines
 
-from nightshift.cli.data import backfill, deliver_history
-from nightshift.cli.predictions import score
-from nightshift.cli.services.migrate import set_up
 from nightshift.contracts.model_spec import load_spec
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import RunContext
@@ -20,79 +19,82 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.training.training_set import build_training_set, read_rows
 
-if TYPE_CHECKING:
-    from nightshift.warehouse.connection import Connection
-
 PAGE = PROJECT_ROOT / "docs" / "own-model.md"
+TEXT = PAGE.read_text(encoding="utf-8")
 FILE = re.compile(
     r"^`((?:dags|dbt_project|expectations)/[^`]+)`\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
-FIRST = dt.date(2013, 1, 1)
-N_DAYS = 10
+STEP = TEXT.partition("## 5. Run it\n")[2].partition("\n## ")[0]
+
+
+def block(language: str) -> str:
+    """Return the block of the step that is in this language."""
+    match = re.search(rf"^```{language}\n(.*?)^```$", STEP, re.MULTILINE | re.DOTALL)
+    assert match, language
+    return match[1]
 
 
 @pytest.fixture
-def own(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def own(settings: Settings, tmp_path: Path) -> Settings:
     """Return settings of a project without the flights, with the page's files."""
     ignored = shutil.ignore_patterns("target", "logs", "flights", "predictions")
     shutil.copytree(PROJECT_ROOT / "dbt_project", tmp_path / "dbt_project", ignore=ignored)
-    for name, content in FILE.findall(PAGE.read_text(encoding="utf-8")):
+    for name, content in FILE.findall(TEXT):
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content, encoding="utf-8")
+    (tmp_path / "shops.py").write_text(block("python"), encoding="utf-8")
     folders = {
         "dags_dir": tmp_path / "dags",
         "dbt_project_dir": tmp_path / "dbt_project",
         "expectations_dir": tmp_path / "expectations",
     }
-    changed = settings.model_copy(update={**folders, "home": tmp_path / "home"})
-    for command in (backfill, deliver_history, score):
-        monkeypatch.setattr(command, "load_settings", lambda: changed)
-    return changed
+    return settings.model_copy(update={**folders, "home": tmp_path / "home"})
 
 
-def write_days(folder: Path) -> None:
-    """Write a file a day: 10 visitors an hour per day that has passed, five more on the hill."""
-    folder.mkdir()
-    for i in range(N_DAYS):
-        day = FIRST + dt.timedelta(days=i)
-        rows = [
-            f"{shop},{day} {hour:02d}:00:00,{10 * i + extra}"
-            for shop, extra in (("river", 0), ("hill", 5))
-            for hour in (9, 10)
-        ]
-        (folder / f"{day}.csv").write_text("\n".join(["shop,hour_at,visitors", *rows]) + "\n")
+@pytest.fixture
+def environment(own: Settings, session_settings: Settings) -> dict[str, str]:
+    """Return the variables of a shell in which the project's own settings hold."""
+    differing = {
+        f"NIGHTSHIFT_{name.upper()}": str(value)
+        for name, value in own
+        if value != getattr(session_settings, name)
+    }
+    return {**os.environ, **differing, "PYTHONPATH": str(PROJECT_ROOT / "plugins")}
+
+
+def run_command(line: str, folder: Path, environment: dict[str, str]) -> str:
+    """Run a command of the page in a process of its own; return what it printed."""
+    programs = {"nightshift": ["-m", "nightshift.cli"], "python": []}
+    program, *arguments = PageCommand("docs/own-model.md", line, is_advice=True).words
+    done = subprocess.run(
+        [sys.executable, *programs[program], *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 @pytest.mark.integration
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_dbt")
-def test_the_page_is_a_whole_project_when_its_files_are_written_into_an_empty_one(
-    own: Settings,
-    conn: Connection,
-    run: RunContext,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.timeout(300)
+def test_the_commands_of_the_page_do_what_it_says_when_its_files_stand_in_an_empty_project(
+    own: Settings, environment: dict[str, str], tmp_path: Path, run: RunContext
 ) -> None:
-    write_days(tmp_path / "files")
-    set_up(own)
-    deliver_history.deliver_history("shop_hours", tmp_path / "files", at_cutoff=True)
-    backfill.backfill("2013-01-01", "2013-01-10")
-    score.score("shop_visitors", "2013-01-09", "2013-01-10")
+    lines = shell_lines(block("sh"))
+    assert len(lines) == 8
+    outputs = [run_command(line, tmp_path, environment) for line in lines]
 
-    assert (
-        "4 by fallback rule: no champion is promoted for this partition" in capsys.readouterr().out
-    )
-    found = conn.execute(
-        "select shop_day, score, outcome, is_mature from analytics.shop_visitors_outcomes"
-        " order by 1"
-    ).fetchall()
-    assert found == [
-        ("2013-01-10_hill", 110.0, 190, False),
-        ("2013-01-10_river", 100.0, 180, False),
-        ("2013-01-11_hill", 130.0, None, False),
-        ("2013-01-11_river", 120.0, None, False),
-    ]
+    # The page shows what its last command prints.
+    shown = [line.split() for line in block("text").splitlines() if "_" in line]
+    printed = [line.split() for line in outputs[-1].splitlines() if "_" in line]
+    assert printed == shown
+    assert len(printed) == 5
+
     spec = load_spec(own.models_dir, "shop_visitors")
     days = {"minimum_days": 3, "validation_days": 1, "holdout_days": 1, "gap_days": 0}
     short = spec.model_copy(update={"training": spec.training.model_copy(update=days)})

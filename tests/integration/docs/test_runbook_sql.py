@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import psycopg
 import pytest
+from tests.page_commands import page_commands
 
 from nightshift.settings import PROJECT_ROOT, Settings
 
 PAGES = sorted(
     [*(PROJECT_ROOT / "docs" / "runbooks").glob("*.md"), PROJECT_ROOT / "docs" / "production.md"]
 )
-EXAMPLES = {
-    "<day>": "2013-03-10", "<first>": "2013-03-01", "<last>": "2013-03-10", "<hole>": "2013-03-02",
-    "<model>": "flight_delayed",
-    "<dataset>": "weather", "<view>": "flight", "<column>": "distance_miles", "<load_id>": "1",
-    "<label_relation>": "fct_flight_labels",
-    "<label>": "is_delayed", "<login>": "nobody", "<database>": "warehouse", "<user>": "nightshift",
-}  # fmt: skip
 
 
 def statements() -> list[tuple[str, str]]:
-    """Return page and SQL of each ``nightshift psql … -c "…"``, and of the alerts."""
+    """Return page and SQL of each ``-c`` of ``nightshift psql``, and of the alerts."""
     found = []
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for sql in [
-            *re.findall(r'nightshift psql (?:--role \w+ )?-c "([^"]+)"', text),
-            *re.findall(r"\| `(select [^`]+)`", text),
-        ]:
-            for name, value in EXAMPLES.items():
-                sql = sql.replace(name, value)  # noqa: PLW2901
-            found.append((page.stem, sql))
+        for command in page_commands(page):
+            words = command.words
+            if words[:2] == ["nightshift", "psql"]:
+                options = itertools.pairwise(words)
+                found += [(page.stem, sql) for option, sql in options if option == "-c"]
+        alerts = re.findall(r"\| `(select [^`]+)`", page.read_text(encoding="utf-8"))
+        found += [(page.stem, sql) for sql in alerts]
     return found
 
 

@@ -14,6 +14,7 @@ def _names(stack):
 def test_every_part_is_local_when_environment_is_empty(tmp_path):
     assert _names(compose(tmp_path, environment={})) == [
         "postgres", "s3", "airflow-api-server", "airflow-scheduler", "airflow-dag-processor",
+        "airflow-triggerer",
     ]  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def refused_challengers(context: EvaluationContext) -> Iterator[Fact]:
             what=f"{model} has lost quality, and its last {n_refused} challengers were refused; the"
             f" newest is version {version}.",
             consequence="The champion serves on with the measured loss.",
-            command=f"nightshift evidence {model} {version}",
+            command=f"nightshift evidence {model} --version {version}",
             partitions=(day,),
             owner=context.owner_of(model),
             models=(model,),
