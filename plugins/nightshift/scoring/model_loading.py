@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError, WarehouseError, cause_of, stack_of
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
     from nightshift.models.trained_model import TrainedModel
+    from nightshift.registry.model_versions import ModelVersion
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.damage import LoadRecord
@@ -58,10 +60,18 @@ def load_scorer(spec: ModelSpec, model: TrainedModel) -> Scorer:
     )
 
 
+@dataclass(frozen=True)
+class TriedVersion:
+    """A version that has scored a sample of the rows, and its model."""
+
+    version: ModelVersion
+    model: TrainedModel
+
+
 def try_version(
     settings: Settings, conn: Connection, spec: ModelSpec, version: int, features: LoadRecord
-) -> str:
-    """Prove that a version can score a feature load; return its digest.
+) -> TriedVersion:
+    """Prove that a version can score a feature load.
 
     A model may break in any way: every exception means that the version cannot score.
     """
@@ -72,7 +82,7 @@ def try_version(
         lambda: try_model(model, rows, scoring.reasons, scoring.engine),
         LOADING_SECONDS,
     )
-    return find_version(conn, spec.name, version).digest
+    return TriedVersion(find_version(conn, spec.name, version), model)
 
 
 @contextmanager

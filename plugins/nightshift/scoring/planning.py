@@ -6,11 +6,14 @@ A rollback begins its writes here too, and copies the rows of retained loads int
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import consecutive_ranges
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
+from nightshift.scoring.level.level_finder import LevelFinder
+from nightshift.scoring.level.level_records import record_levels
 from nightshift.scoring.plan import MODEL_STEPS, DayPlan, ScorePlan, inputs_of, is_downgrade
 from nightshift.scoring.prediction_tables import (
     ensure_prediction_relations,
@@ -53,17 +56,36 @@ def plan_scoring(chooser: VersionChooser, partitions: PartitionRange, run: RunCo
     conn, spec = chooser.conn, chooser.spec
     # The deadline fallback takes this spec if the file is broken by then.
     keep_spec(conn, spec)
-    choices = choose_versions(chooser, partitions)
+    choices = choose_versions(chooser, partitions, run)
     # A person who names a version wants it also where a better step has scored.
     if chooser.named is None:
         _refuse_downgrade(conn, spec, choices)
     return begin_plan(conn, spec, choices, run, chooser.broken)
 
 
-def choose_versions(chooser: VersionChooser, partitions: PartitionRange) -> list[VersionChoice]:
-    """Return the chooser's choices, before a write; the model's relations exist from then on."""
-    ensure_prediction_relations(chooser.conn, chooser.spec)
-    return chooser.choose_all(partitions)
+def choose_versions(
+    chooser: VersionChooser, partitions: PartitionRange, run: RunContext
+) -> list[VersionChoice]:
+    """Return the chooser's choices with the level of each, before a write.
+
+    The model's relations exist from then on.
+    """
+    conn, spec = chooser.conn, chooser.spec
+    ensure_prediction_relations(conn, spec)
+    choices = chooser.choose_all(partitions)
+    dataset = spec.predictions_dataset
+    finder = LevelFinder(chooser.settings, conn, spec, dataset, run.application_name)
+    return [_with_level(chooser, finder, choice) for choice in choices]
+
+
+def _with_level(
+    chooser: VersionChooser, finder: LevelFinder, choice: VersionChoice
+) -> VersionChoice:
+    # Last scores and the rule have no version whose level could be moved.
+    if choice.version is None:
+        return choice
+    tried = chooser.tried(choice.version)
+    return replace(choice, level=finder.find(tried.version, tried.model, choice.features))
 
 
 def _refuse_downgrade(conn: Connection, spec: ModelSpec, choices: Sequence[VersionChoice]) -> None:
@@ -114,6 +136,8 @@ def begin_plan(
     # If these features turn out to have been damaged, this load proves nothing about its inputs.
     manifest = partition_write.LoadManifest(run, inputs, reads={spec.features_dataset: 0})
     write = partition_write.begin(conn, [predictions_target(spec)], partitions, manifest)
+    levels = [choice.level for choice in choices if choice.level]
+    record_levels(conn, write.load_id, levels, run)
     hit(Failpoint.SCORE_BEGIN_AFTER)
     return ScorePlan(
         load_id=write.load_id,
@@ -131,6 +155,7 @@ def _plan_day(choice: VersionChoice, past: tuple[PastScores, ...]) -> DayPlan:
         score_source="carried_over" if past else choice.source,
         score_source_reason=choice.reason,
         past=past,
+        level_shift=choice.level.level.shift if choice.level else 0.0,
     )
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
+    from nightshift.models.arrays import Vector
     from nightshift.models.trained_model import TrainedModel
     from nightshift.scoring.plan import DayPlan, ScorePlan
     from nightshift.settings import Settings
@@ -136,8 +137,20 @@ def _scored_batches(job: ShardJob, models: Mapping[int, TrainedModel]) -> Iterat
                 rows = in_key_order(job.spec, batch)
                 # Only what the model does is its fault: the stream and the writer are outside.
                 with blame_model(version, job.run):
-                    scored = scorer.score(rows)
+                    scored = scorer.score(rows, _level_shift(days, rows))
                 yield _prediction_rows(job, version, days, rows, scored)
+
+
+def _level_shift(days: Sequence[DayPlan], rows: pa.RecordBatch) -> Vector:
+    """Return the level of each row's night, shape (n,): a batch may hold rows of several days."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    planned_dates = pa.array([day.partition_date for day in days], pa.date32())
+    day_index = pc.index_in(rows.column("partition_date"), planned_dates)
+    shifts = np.array([day.level_shift for day in days], dtype=np.float64)
+    return shifts[day_index.to_numpy()]
 
 
 def _prediction_rows(
