@@ -18,7 +18,6 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nightshift.backtest.replayed_levels import ReplayedLevels
 from nightshift.backtest.worker_processes import worker_processes
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.model_spec import ModelSpec
@@ -27,6 +26,7 @@ from nightshift.models.linear_member import LinearMember
 from nightshift.models.signature import Signature
 from nightshift.models.trained_model import TrainedModel
 from nightshift.registry.model_versions import ModelVersion
+from nightshift.scoring.level.replayed_levels import ReplayedLevels
 from nightshift.training.holdout import fit_and_evaluate
 from nightshift.training.splits import rows_between, rows_of, split_window
 from nightshift.training.training_set import mature_window

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from nightshift.backtest.comparison import Comparison
 from nightshift.backtest.nightly_models import without_slices
-from nightshift.backtest.replayed_levels import ReplayedLevels
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.predictions import Predictions, joined
+from nightshift.scoring.level.replayed_levels import ReplayedLevels
 from nightshift.training.evaluation import rule_predictions
 from nightshift.training.holdout import fit_and_evaluate
 from nightshift.training.splits import rows_between, rows_of, split_window

@@ -51,11 +51,18 @@ def load_version(
     return model
 
 
-def load_scorer(spec: ModelSpec, model: TrainedModel) -> Scorer:
-    """Return the scorer of a model, also on a machine that is too busy at the first try."""
+def load_scorer(spec: ModelSpec, model: TrainedModel, n_reasons: int | None = None) -> Scorer:
+    """Return the scorer of a model, also on a machine that is too busy at the first try.
+
+    Args:
+        spec: The model.
+        model: Its trees.
+        n_reasons: By default those that the spec publishes.
+    """
     scoring = spec.scoring
+    n_reasons = scoring.reasons if n_reasons is None else n_reasons
     return retry_starved(
-        lambda: Scorer(model, scoring.reasons, scoring.engine),
+        lambda: Scorer(model, n_reasons, scoring.engine),
         LOADING_SECONDS,
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, get_args
@@ -21,7 +21,10 @@ from nightshift.scoring.prediction_tables import predictions_target
 from nightshift.warehouse.partition_write import PartitionWrite
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.arrays import Vector
     from nightshift.scoring.level.level_records import LevelRecord
     from nightshift.warehouse.damage import LoadRecord
 
@@ -203,3 +206,15 @@ class ScorePlan(Frozen):
     def write(self, spec: ModelSpec) -> PartitionWrite:
         """Return the write that the plan began."""
         return PartitionWrite(self.load_id, (predictions_target(spec),), self.partitions)
+
+
+def level_shifts(days: Sequence[DayPlan], rows: pa.RecordBatch) -> Vector:
+    """Return the level of each row's night, shape (n,): a batch may hold rows of several days."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    planned_dates = pa.array([day.partition_date for day in days], pa.date32())
+    day_index = pc.index_in(rows.column("partition_date"), planned_dates)
+    shifts = np.array([day.level_shift for day in days], dtype=np.float64)
+    return np.take(shifts, day_index.to_numpy())

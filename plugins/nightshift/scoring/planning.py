@@ -6,24 +6,22 @@ A rollback begins its writes here too, and copies the rows of retained loads int
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import consecutive_ranges
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
-from nightshift.scoring.level.level_finder import LevelFinder
-from nightshift.scoring.level.level_records import record_levels
+from nightshift.scoring.level.chosen_levels import keep_levels, with_levels
 from nightshift.scoring.plan import MODEL_STEPS, DayPlan, ScorePlan, inputs_of, is_downgrade
 from nightshift.scoring.prediction_tables import (
     ensure_prediction_relations,
+    has_damaged_rows,
     model_query,
     predictions_target,
 )
 from nightshift.scoring.without_model.last_score import past_digest, past_scores
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.control_tables.last_good_specs import keep_spec
-from nightshift.warehouse.damage import find_damage_cheaply, version_records
 from nightshift.warehouse.published import join_published
 
 if TYPE_CHECKING:
@@ -70,22 +68,8 @@ def choose_versions(
 
     The model's relations exist from then on.
     """
-    conn, spec = chooser.conn, chooser.spec
-    ensure_prediction_relations(conn, spec)
-    choices = chooser.choose_all(partitions)
-    dataset = spec.predictions_dataset
-    finder = LevelFinder(chooser.settings, conn, spec, dataset, run.application_name)
-    return [_with_level(chooser, finder, choice) for choice in choices]
-
-
-def _with_level(
-    chooser: VersionChooser, finder: LevelFinder, choice: VersionChoice
-) -> VersionChoice:
-    # Last scores and the rule have no version whose level could be moved.
-    if choice.version is None:
-        return choice
-    tried = chooser.tried(choice.version)
-    return replace(choice, level=finder.find(tried.version, tried.model, choice.features))
+    ensure_prediction_relations(chooser.conn, chooser.spec)
+    return with_levels(chooser, chooser.choose_all(partitions), run)
 
 
 def _refuse_downgrade(conn: Connection, spec: ModelSpec, choices: Sequence[VersionChoice]) -> None:
@@ -136,8 +120,7 @@ def begin_plan(
     # If these features turn out to have been damaged, this load proves nothing about its inputs.
     manifest = partition_write.LoadManifest(run, inputs, reads={spec.features_dataset: 0})
     write = partition_write.begin(conn, [predictions_target(spec)], partitions, manifest)
-    levels = [choice.level for choice in choices if choice.level]
-    record_levels(conn, write.load_id, levels, run)
+    keep_levels(conn, write.load_id, choices, run)
     hit(Failpoint.SCORE_BEGIN_AFTER)
     return ScorePlan(
         load_id=write.load_id,
@@ -159,12 +142,9 @@ def _plan_day(choice: VersionChoice, past: tuple[PastScores, ...]) -> DayPlan:
     )
 
 
-def has_damaged_rows(conn: Connection, spec: ModelSpec, loads: Mapping[dt.date, int]) -> bool:
-    """Return whether rows of retained loads, by day, vanished or changed since."""
-    # A copy would publish the damage.
-    retained = version_records(conn, spec.predictions_dataset, min(loads), max(loads))
-    records = [record for record in retained if record.key in loads.items()]
-    return bool(find_damage_cheaply(conn, predictions_target(spec), records))
+def are_reusable(conn: Connection, spec: ModelSpec, loads: Mapping[dt.date, int]) -> bool:
+    """Return whether retained loads, by day, are still what was published: a copy is then safe."""
+    return not has_damaged_rows(conn, spec, loads)
 
 
 def copy_rows(

@@ -23,10 +23,10 @@ from nightshift.registry.rollback import (
 from nightshift.scoring.pipeline import publish, score_shards
 from nightshift.scoring.plan import VersionChoice, inputs_of
 from nightshift.scoring.planning import (
+    are_reusable,
     begin_plan,
     choose_versions,
     copy_rows,
-    has_damaged_rows,
 )
 from nightshift.scoring.row_checks import require_version
 from nightshift.scoring.version_choice import VersionChooser
@@ -208,7 +208,7 @@ def _find_reusable_loads(
             # Loads come in the order of their numbers: the newest wins.
             loads |= dict.fromkeys(retained_days or [], load_id)
     is_complete = loads.keys() == by_day.keys()
-    if not is_complete or has_damaged_rows(conn, spec, loads):
+    if not is_complete or not are_reusable(conn, spec, loads):
         return ()
     return tuple(loads[day] for day in by_day)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nightshift.prefetch import Prefetcher
 from nightshift.scoring.feature_rows import in_key_order, shard_query
 from nightshift.scoring.model_loading import blame_model, load_scorer, load_version
+from nightshift.scoring.plan import level_shifts
 from nightshift.scoring.prediction_tables import SCHEMA, model_query
 from nightshift.scoring.without_model.rows import stage_without_model
 from nightshift.warehouse.fast_io.arrow_io import stream_arrow
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
-    from nightshift.models.arrays import Vector
     from nightshift.models.trained_model import TrainedModel
     from nightshift.scoring.plan import DayPlan, ScorePlan
     from nightshift.settings import Settings
@@ -137,20 +137,8 @@ def _scored_batches(job: ShardJob, models: Mapping[int, TrainedModel]) -> Iterat
                 rows = in_key_order(job.spec, batch)
                 # Only what the model does is its fault: the stream and the writer are outside.
                 with blame_model(version, job.run):
-                    scored = scorer.score(rows, _level_shift(days, rows))
+                    scored = scorer.score(rows, level_shifts(days, rows))
                 yield _prediction_rows(job, version, days, rows, scored)
-
-
-def _level_shift(days: Sequence[DayPlan], rows: pa.RecordBatch) -> Vector:
-    """Return the level of each row's night, shape (n,): a batch may hold rows of several days."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    planned_dates = pa.array([day.partition_date for day in days], pa.date32())
-    day_index = pc.index_in(rows.column("partition_date"), planned_dates)
-    shifts = np.array([day.level_shift for day in days], dtype=np.float64)
-    return shifts[day_index.to_numpy()]
 
 
 def _prediction_rows(

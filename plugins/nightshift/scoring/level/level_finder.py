@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.damage import LoadRecord
 
+__all__ = ["LevelFinder", "LevelRecord"]
+
 logger = logging.getLogger(__name__)
 
 

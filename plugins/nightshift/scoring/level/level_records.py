@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import datetime as dt
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import Partition
     from nightshift.contracts.run import RunContext
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.damage import LoadRecord
@@ -134,6 +135,8 @@ def shifts_of(
 
     Loads of before there were levels have none, and rows without a model neither.
     """
+    if not has_records(conn):
+        return {}
     rows = conn.execute(
         """
         select load_id, partition_date, shift from ops.score_levels
@@ -142,3 +145,18 @@ def shifts_of(
         [spec.predictions_dataset, sorted(set(load_ids))],
     )
     return {(load_id, day): shift for load_id, day, shift in rows}
+
+
+def published_shift(conn: Connection, spec: ModelSpec, partition: Partition) -> float:
+    """Return what was added to the predictions of a partition that readers see."""
+    row = None
+    if has_records(conn):
+        row = conn.execute(
+            """
+            select v.shift from ops.score_levels v
+            join ops.published p using (dataset, partition_date, load_id)
+            where v.dataset = %s and v.partition_date = %s
+            """,
+            [spec.predictions_dataset, partition.day],
+        ).fetchone()
+    return float(row[0]) if row else 0.0

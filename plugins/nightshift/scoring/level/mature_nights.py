@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from nightshift.scoring.scorer import Scorer
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
-    from nightshift.warehouse.content_hash import LoadKey
     from nightshift.warehouse.damage import LoadRecord
 
 BUDGET_SECONDS = 20.0
@@ -79,7 +78,7 @@ class NightReader:
     settings: Settings
     spec: ModelSpec
     application_name: str
-    _scored: dict[tuple[int, LoadKey, float], ScoredNight] = field(default_factory=dict)
+    _scored: dict[tuple[int, dt.date, float], ScoredNight] = field(default_factory=dict)
 
     def read(
         self, scorer: Scorer, version: int, nights: PartitionRange, partition: Partition
@@ -103,7 +102,7 @@ class NightReader:
         with connect(self._hurried, self.application_name) as conn:
             loads = published_records(conn, self.spec.features_dataset, nights.days)
             share = _sampled_share(sum(load.n_rows or 0 for load in loads))
-            scored = []
+            scored: list[ScoredNight] = []
             for load in loads:
                 # The clock is looked at between nights: one of them is a bounded number of rows.
                 if time.monotonic() > deadline:
@@ -127,15 +126,18 @@ class NightReader:
 
     def _forget_before(self, first: dt.date) -> None:
         """Drop the nights that no later partition of a range reads: the memory stays bounded."""
-        for key in [key for key in self._scored if key[1][0] < first]:
-            del self._scored[key]
+        for name, night in list(self._scored.items()):
+            if night.features.partition_date < first:
+                del self._scored[name]
 
     def _score(
         self, conn: Connection, scorer: Scorer, version: int, load: LoadRecord, share: float
     ) -> ScoredNight:
         """Return the rows of a load with the version's raw scores; each load is scored once."""
-        name = (version, load.key, share)
-        if name not in self._scored:
+        name = (version, load.partition_date, share)
+        # A night that was published again meanwhile is another one.
+        if name not in self._scored or self._scored[name].features != load:
+            # Rows that changed since their publication would move a whole night.
             refuse_damaged(conn, features_target(self.spec), [load])
             key = self.spec.entity.key
             query = features_of_load(self.spec, load, scorer.feature_names, share)

@@ -134,6 +134,7 @@ def estimate_level(
             f"{len(nights)} mature night(s) since the version's fit, {level.minimum_nights} needed"
         )
     label = np.concatenate([night.label for night in nights])
+    # A handful of rows says more about themselves than about a level.
     if label.size < level.minimum_rows:
         return without_level(f"{label.size} labelled row(s), {level.minimum_rows} needed")
     predicted = model.from_raw(np.concatenate([night.raw for night in nights]))
@@ -149,17 +150,25 @@ def estimate_level(
         return without_level("the mature nights give no finite level")
 
     # Each night is one observation of the day's effect, however many rows it has.
-    shrunk = estimate * len(nights) / (len(nights) + level.prior_nights)
-    shift = float(np.clip(shrunk, -bound, bound))
-    digest = sha256("".join(f"{night.day} {night.evidence}\n" for night in nights).encode())
+    n_nights = len(nights)
+    shrunk = estimate * n_nights / (n_nights + level.prior_nights)
+    # What lies beyond is a broken feed, or a version that a retraining must replace.
+    shift = min(
+        max(shrunk, -bound),
+        bound,
+    )
+    evidence = sha256()
+    for night in nights:
+        line = f"{night.day} {night.evidence}\n"
+        evidence.update(line.encode())
     return NightLevel(
         shift=_rounded(shift),
         estimate=_rounded(estimate),
-        n_nights=len(nights),
+        n_nights=n_nights,
         n_rows=int(label.size),
         first_night=nights[0].day,
         last_night=nights[-1].day,
-        evidence=digest.hexdigest(),
+        evidence=evidence.hexdigest(),
         reason=None if shift == shrunk else f"bounded: {shrunk:.4g} is beyond {bound:.4g}",
     )
 

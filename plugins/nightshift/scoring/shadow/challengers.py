@@ -8,20 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError, WarehouseError, stack_of
-from nightshift.models.sandboxed_load import retry_starved
 from nightshift.registry.model_versions import find_version
 from nightshift.registry.streams.members import shadow_members
 from nightshift.registry.streams.paired_rows import has_shadow_scores
 from nightshift.scoring.feature_rows import read_sample
-from nightshift.scoring.level.level_finder import LevelFinder
-from nightshift.scoring.model_loading import LOADING_SECONDS, load_version
-from nightshift.scoring.scorer import Scorer
+from nightshift.scoring.level.level_finder import LevelFinder, LevelRecord
+from nightshift.scoring.model_loading import load_scorer, load_version
 from nightshift.scoring.shadow.shadow_tables import shadow_query
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import Partition
-    from nightshift.scoring.level.level_records import LevelRecord
+    from nightshift.scoring.scorer import Scorer
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.damage import LoadRecord
@@ -116,7 +114,7 @@ def _load(finder: LevelFinder, stream: str, number: int, features: LoadRecord) -
     """Load a version, let it score a sample of the rows, and find its level."""
     settings, conn, spec = finder.settings, finder.conn, finder.spec
     model = load_version(settings, conn, spec, number)
-    scorer = retry_starved(lambda: Scorer(model, 0, spec.scoring.engine), LOADING_SECONDS)
+    scorer = load_scorer(spec, model, n_reasons=0)
     sample = read_sample(settings, spec, features, scorer.feature_names)
     # A score that is not finite is found here, before a stream stops in the middle.
     scorer.score(sample)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.prefetch import Prefetcher
 from nightshift.scoring.feature_rows import features_of_load, in_key_order, published_features
-from nightshift.scoring.level.level_records import record_levels
 from nightshift.scoring.plan import digest_rows
 from nightshift.scoring.shadow.challengers import find_members, load_challengers
 from nightshift.scoring.shadow.shadow_tables import (
     ensure_shadow_table,
+    keep_levels,
     refuse_incomplete,
     shadow_query,
     shadow_target,
@@ -90,7 +90,7 @@ def score_shadows(
 
         manifest = _manifest(spec, features, challengers, run)
         write = partition_write.begin(conn, [target], partitions, manifest)
-        record_levels(conn, write.load_id, [one.level for one in challengers], run)
+        keep_levels(conn, write, [challenger.level for challenger in challengers], run)
         job = ShadowJob(settings, spec, features, challengers, write, run)
         stage_scores(job)
         # The audit counts rows; how many there must be, only the feature load tells.

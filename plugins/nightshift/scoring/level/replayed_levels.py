@@ -50,10 +50,22 @@ class ReplayedLevels:
         if switched_off(self.spec):
             return NO_LEVEL
         # The replay delivers each day's outcomes the same evening: a mature night has all labels.
-        nights = level_nights(self.spec, Partition(day), self.fit_end)
-        scored = [self._night(night) for night in nights.days] if nights else []
-        mature = [night for night in scored if night is not None]
-        return estimate_level(self.spec, self.model, mature)
+        nights = level_nights(
+            self.spec,
+            Partition(day),
+            self.fit_end,
+        )
+        mature = []
+        for night_day in nights.days if nights else []:
+            night = self._night(night_day)
+            # Nothing was published on a day without rows.
+            if night is not None:
+                mature.append(night)
+        return estimate_level(
+            self.spec,
+            self.model,
+            mature,
+        )
 
     def predictions(self, rows: pa.Table) -> Predictions:
         """Return the predictions of rows of any partitions, each moved by the level of its night.
@@ -73,8 +85,11 @@ class ReplayedLevels:
             rows = rows_between(self.rows, day, day)
             night = None
             if rows.num_rows:
+                label = numbers(rows, self.spec.label.column)
                 night = MatureNight(
-                    day, numbers(rows, self.spec.label.column), self.model.raw(rows)
+                    day,
+                    label,
+                    self.model.raw(rows),
                 )
             self._nights[day] = night
         return self._nights[day]
