@@ -77,8 +77,8 @@ class Level(Frozen):
         days: Newest out-of-fold days that a training estimates the level on; 0 leaves it alone.
         prior_days: Days that speak for no change: the estimate is multiplied by
             ``days / (days + prior_days)``.
-        nights: Newest mature nights, since the version's fit, that each scoring moves the level by;
-            0 leaves it alone. Objectives that are no mean have none.
+        mature_nights: Newest mature nights, since the version's fit, by which each scoring moves
+            the level; 0 leaves it alone. Objectives that are no mean have none.
         prior_nights: Nights that speak for no change, as ``prior_days``.
         minimum_nights: Fewer nights move nothing.
         minimum_rows: Fewer labelled rows of these nights move nothing.
@@ -88,7 +88,7 @@ class Level(Frozen):
 
     days: int = Field(default=14, ge=0)
     prior_days: PositiveInt = 14
-    nights: int = Field(default=14, ge=0, le=60)
+    mature_nights: int = Field(default=14, ge=0, le=60)
     prior_nights: PositiveInt = 14
     minimum_nights: PositiveInt = 1
     minimum_rows: PositiveInt = 100

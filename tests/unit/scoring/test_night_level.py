@@ -104,7 +104,7 @@ def test_evidence_names_the_nights_and_what_they_hold(binary) -> None:
     ("spec", "is_off"),
     [
         (spec_with(), False),
-        (spec_with(nights=0), True),
+        (spec_with(mature_nights=0), True),
         (spec_with("regression"), False),
         (spec_with("regression", "regression"), False),
         (spec_with("regression", "regression_l1"), True),

@@ -108,8 +108,8 @@ class LevelFinder:
         self, version: ModelVersion, model: TrainedModel, features: LoadRecord
     ) -> NightLevel:
         partition = Partition(features.partition_date)
-        nights = level_nights(self.spec, partition, version.fit_end)
-        if nights is None:
+        window = level_nights(self.spec, partition, version.fit_end)
+        if window is None:
             return without_level(f"no night after {version.fit_end}, the end of the fit, is mature")
         if self._gave_up:
             return without_level(self._gave_up)
@@ -117,7 +117,7 @@ class LevelFinder:
             if version.version not in self._scorers:
                 self._scorers[version.version] = Scorer(model, 0, self.spec.scoring.engine)
             scorer = self._scorers[version.version]
-            mature = self._nights.read(scorer, version.version, nights, partition)
+            mature = self._nights.read(scorer, version.version, window, partition)
             return estimate_level(self.spec, model, mature)
         # Whatever fails, the partition is scored by the version as it was trained.
         except Exception as error:  # noqa: BLE001

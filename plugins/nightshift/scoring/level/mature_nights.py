@@ -81,14 +81,14 @@ class NightReader:
     _scored: dict[tuple[int, dt.date, float], ScoredNight] = field(default_factory=dict)
 
     def read(
-        self, scorer: Scorer, version: int, nights: PartitionRange, partition: Partition
+        self, scorer: Scorer, version: int, window: PartitionRange, partition: Partition
     ) -> list[MatureNight]:
         """Return the nights that are published and whose labels a partition knew, in order.
 
         Args:
             scorer: Of the version.
             version: The version.
-            nights: Their partitions.
+            window: Their partitions.
             partition: The partition that is scored; its as-of bounds the labels.
 
         Raises:
@@ -97,14 +97,14 @@ class NightReader:
             WarehouseError: A query failed or took too long.
         """
         deadline = time.monotonic() + BUDGET_SECONDS
-        self._forget_before(nights.first.day)
+        self._forget_before(window.first.day)
         # A connection of its own: what fails or waits here ends nothing that scoring has begun.
         with connect(self._hurried, self.application_name) as conn:
-            loads = published_records(conn, self.spec.features_dataset, nights.days)
+            loads = published_records(conn, self.spec.features_dataset, window.days)
             share = _sampled_share(sum(load.n_rows or 0 for load in loads))
             scored: list[ScoredNight] = []
             for load in loads:
-                # The clock is looked at between nights: one of them is a bounded number of rows.
+                # The clock is looked at between nights: each is a bounded number of rows.
                 if time.monotonic() > deadline:
                     raise SlowLevelError(
                         f"The level of {self.spec.name} on {partition} took too long.",
@@ -114,10 +114,10 @@ class NightReader:
                     )
                 scored.append(self._score(conn, scorer, version, load, share))
             as_of = feature_as_of(conn, self.spec, partition)
-            query = TrainingQuery(conn, self.spec, nights, partition, as_of)
+            query = TrainingQuery(conn, self.spec, window, partition, as_of)
             labels = self._labels(query, share)
-        mature = [self._with_labels(night, labels) for night in scored]
-        return [night for night in mature if night is not None]
+        mature = [self._with_labels(entry, labels) for entry in scored]
+        return [entry for entry in mature if entry is not None]
 
     @property
     def _hurried(self) -> Settings:
@@ -126,8 +126,8 @@ class NightReader:
 
     def _forget_before(self, first: dt.date) -> None:
         """Drop the nights that no later partition of a range reads: the memory stays bounded."""
-        for name, night in list(self._scored.items()):
-            if night.features.partition_date < first:
+        for name, kept in list(self._scored.items()):
+            if kept.features.partition_date < first:
                 del self._scored[name]
 
     def _score(
@@ -157,16 +157,16 @@ class NightReader:
         )
         return self._read(query, is_label_query=True)
 
-    def _with_labels(self, night: ScoredNight, labels: pa.Table) -> MatureNight | None:
+    def _with_labels(self, scored: ScoredNight, labels: pa.Table) -> MatureNight | None:
         """Return a night with its outcomes; None while too few of them are known."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         known = labels.column(self.spec.entity.key).combine_chunks()
-        position = pc.index_in(night.keys, known)
+        position = pc.index_in(scored.keys, known)
         label = numbers(labels, self.spec.label.column)
         is_known = pc.is_valid(position).to_numpy(zero_copy_only=False)
-        outcome = np.full(len(night.keys), np.nan)
+        outcome = np.full(len(scored.keys), np.nan)
         outcome[is_known] = label[pc.drop_null(position).to_numpy()]
 
         # An entity that never gets a label is no reason to wait.
@@ -175,15 +175,15 @@ class NightReader:
         n_labelled = int(is_labelled.sum())
         if n_labelled < max(1.0, self.spec.monitoring.minimum_label_share * n_possible):
             return None
-        keys = night.keys.filter(pa.array(is_labelled))
+        keys = scored.keys.filter(pa.array(is_labelled))
         # Keys and labels together: which outcomes were known decides as much as their values.
-        digest = sha256(night.features.content_hash.encode())
+        digest = sha256(scored.features.content_hash.encode())
         digest.update("\n".join(map(str, keys.to_pylist())).encode())
         digest.update(outcome[is_labelled].tobytes())
         return MatureNight(
-            day=night.features.partition_date,
+            day=scored.features.partition_date,
             label=outcome[is_labelled],
-            raw=night.raw[is_labelled],
+            raw=scored.raw[is_labelled],
             evidence=digest.hexdigest(),
         )
 

@@ -90,8 +90,8 @@ def without_level(reason: str) -> NightLevel:
 
 def switched_off(spec: ModelSpec) -> str | None:
     """Return why a model's scores have no level of the night; None if they have one."""
-    if spec.training.recipe.level.nights == 0:
-        return "training.recipe.level.nights is 0"
+    if spec.training.recipe.level.mature_nights == 0:
+        return "training.recipe.level.mature_nights is 0"
     if spec.task not in (Task.BINARY, Task.REGRESSION):
         return f"task {spec.task} has no level"
     objective = spec.training.objective
@@ -111,14 +111,14 @@ def level_nights(spec: ModelSpec, partition: Partition, fit_end: dt.date) -> Par
             ones its answers are too good to be evidence.
     """
     last = mature_window(spec, partition).last
-    first = last.shift(1 - spec.training.recipe.level.nights)
+    first = last.shift(1 - spec.training.recipe.level.mature_nights)
     if first.day <= fit_end:
         first = last.shift((fit_end - last.day).days + 1)
     return PartitionRange(first, last) if first <= last else None
 
 
 def estimate_level(
-    spec: ModelSpec, model: TrainedModel, nights: Sequence[MatureNight]
+    spec: ModelSpec, model: TrainedModel, mature: Sequence[MatureNight]
 ) -> NightLevel:
     """Estimate the level of a version's scores; a function of its arguments only.
 
@@ -126,18 +126,18 @@ def estimate_level(
         spec: The model; ``training.recipe.level`` says how strongly the estimate is shrunk, and
             where it ends.
         model: The version.
-        nights: Mature nights that it was not fitted on, in order.
+        mature: Nights that it was not fitted on, in order.
     """
     level = spec.training.recipe.level
-    if len(nights) < level.minimum_nights:
+    if len(mature) < level.minimum_nights:
         return without_level(
-            f"{len(nights)} mature night(s) since the version's fit, {level.minimum_nights} needed"
+            f"{len(mature)} mature night(s) since the version's fit, {level.minimum_nights} needed"
         )
-    label = np.concatenate([night.label for night in nights])
+    label = np.concatenate([entry.label for entry in mature])
     # A handful of rows says more about themselves than about a level.
     if label.size < level.minimum_rows:
         return without_level(f"{label.size} labelled row(s), {level.minimum_rows} needed")
-    predicted = model.from_raw(np.concatenate([night.raw for night in nights]))
+    predicted = model.from_raw(np.concatenate([entry.raw for entry in mature]))
     # The mean over rows: a busy night tells more than a quiet one.
     if predicted.probability is not None:
         estimate = shift_of_log_odds(label, predicted.probability)
@@ -150,7 +150,7 @@ def estimate_level(
         return without_level("the mature nights give no finite level")
 
     # Each night is one observation of the day's effect, however many rows it has.
-    n_nights = len(nights)
+    n_nights = len(mature)
     shrunk = estimate * n_nights / (n_nights + level.prior_nights)
     # What lies beyond is a broken feed, or a version that a retraining must replace.
     shift = min(
@@ -158,16 +158,16 @@ def estimate_level(
         bound,
     )
     evidence = sha256()
-    for night in nights:
-        line = f"{night.day} {night.evidence}\n"
+    for entry in mature:
+        line = f"{entry.day} {entry.evidence}\n"
         evidence.update(line.encode())
     return NightLevel(
         shift=_rounded(shift),
         estimate=_rounded(estimate),
         n_nights=n_nights,
         n_rows=int(label.size),
-        first_night=nights[0].day,
-        last_night=nights[-1].day,
+        first_night=mature[0].day,
+        last_night=mature[-1].day,
         evidence=evidence.hexdigest(),
         reason=None if shift == shrunk else f"bounded: {shrunk:.4g} is beyond {bound:.4g}",
     )

@@ -50,17 +50,17 @@ class ReplayedLevels:
         if switched_off(self.spec):
             return NO_LEVEL
         # The replay delivers each day's outcomes the same evening: a mature night has all labels.
-        nights = level_nights(
+        window = level_nights(
             self.spec,
             Partition(day),
             self.fit_end,
         )
         mature = []
-        for night_day in nights.days if nights else []:
-            night = self._night(night_day)
+        for night_day in window.days if window else []:
+            scored = self._night(night_day)
             # Nothing was published on a day without rows.
-            if night is not None:
-                mature.append(night)
+            if scored is not None:
+                mature.append(scored)
         return estimate_level(
             self.spec,
             self.model,
@@ -83,13 +83,13 @@ class ReplayedLevels:
         """Return a night with the model's raw scores; None without rows. Each is scored once."""
         if day not in self._nights:
             rows = rows_between(self.rows, day, day)
-            night = None
+            scored = None
             if rows.num_rows:
                 label = numbers(rows, self.spec.label.column)
-                night = MatureNight(
+                scored = MatureNight(
                     day,
                     label,
                     self.model.raw(rows),
                 )
-            self._nights[day] = night
+            self._nights[day] = scored
         return self._nights[day]
