@@ -217,4 +217,5 @@ def level_shifts(days: Sequence[DayPlan], rows: pa.RecordBatch) -> Vector:
     planned_dates = pa.array([day.partition_date for day in days], pa.date32())
     day_index = pc.index_in(rows.column("partition_date"), planned_dates)
     shifts = np.array([day.level_shift for day in days], dtype=np.float64)
-    return np.take(shifts, day_index.to_numpy())
+    of_rows: Vector = np.take(shifts, day_index.to_numpy())
+    return of_rows
