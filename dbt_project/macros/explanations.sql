@@ -15,14 +15,37 @@
     {% if spec.is_binary %}{{ log_odds(rows ~ ".score") }}{% else %}{{ rows }}.score{% endif %}
 {%- endmacro %}
 
+{#- The base of a row is the version's base, moved by the level of the night (ops.score_levels): the same for all rows of the night, so
+    no reason holds any of it. The level's alias follows from the base's: v of e, va of ea. -#}
+{% macro base_raw(spec, base) -%}
+    {% if spec.is_binary %}{{ base }}.base_raw{% else %}({{ base }}.base_raw + coalesce({{ base | replace("e", "v") }}.shift, 0)){% endif %}
+{%- endmacro %}
+
+{% macro base_probability(spec, base) -%}
+    case
+        when coalesce({{ base | replace("e", "v") }}.shift, 0) = 0 then {{ base }}.base_probability
+        else 1 / (1 + exp(-({{ log_odds(base ~ ".base_probability") }} + {{ base | replace("e", "v") }}.shift)))
+    end
+{%- endmacro %}
+
+{#- The base of the rows `rows`, under the aliases `base` and its level's. -#}
+{% macro base_joins(spec, rows, base) -%}
+{%- set level = base | replace("e", "v") -%}
+left join {{ spec.explanations }} as {{ base }} on {{ base }}.model = '{{ spec.name }}' and {{ rows }}.model_version = {{ base }}.version
+left join {{ spec.levels }} as {{ level }}
+    on {{ level }}.dataset = '{{ spec.predictions_dataset }}' and {{ rows }}.partition_date = {{ level }}.partition_date
+    and {{ rows }}.load_id = {{ level }}.load_id and {{ rows }}.model_version = {{ level }}.model_version
+{%- endmacro %}
+
 {#- Points of probability, or units of the label, for one unit of contribution. -#}
 {% macro effect_factor(spec, rows, base) -%}
     {%- if spec.is_binary -%}
     (
         100 * case
             -- At the base itself any factor is exact; this is the slope there.
-            when abs({{ raw_score(spec, rows) }} - {{ base }}.base_raw) < 1e-9 then {{ base }}.base_probability * (1 - {{ base }}.base_probability)
-            else ({{ rows }}.probability - {{ base }}.base_probability) / ({{ raw_score(spec, rows) }} - {{ base }}.base_raw)
+            when abs({{ raw_score(spec, rows) }} - {{ base }}.base_raw) < 1e-9
+                then ({{ base_probability(spec, base) }}) * (1 - ({{ base_probability(spec, base) }}))
+            else ({{ rows }}.probability - ({{ base_probability(spec, base) }})) / ({{ raw_score(spec, rows) }} - {{ base }}.base_raw)
         end
     )
     {%- else -%}
@@ -49,14 +72,14 @@
     {{ contribution("t", index) }} * {{ effect_factor(spec, "t", "e") }} as effect_{{ index + 1 }},
     {%- endfor %}
     {% if spec.is_binary -%}
-    100 * (t.probability - e.base_probability)
+    100 * (t.probability - ({{ base_probability(spec, "e") }}))
     {%- else -%}
-    t.score - e.base_raw
+    t.score - {{ base_raw(spec, "e") }}
     {%- endif %}
     {%- for index in range(spec.n_reasons) %}
     - coalesce({{ contribution("t", index) }} * {{ effect_factor(spec, "t", "e") }}, 0)
     {%- endfor %} as other_effects,
-    {% if spec.is_binary %}e.base_probability{% else %}e.base_raw as base_value{% endif %}
+    {% if spec.is_binary %}{{ base_probability(spec, "e") }} as base_probability{% else %}{{ base_raw(spec, "e") }} as base_value{% endif %}
 {%- endmacro %}
 
 {#- By primary key: PostgreSQL leaves these joins out of a query that reads no reason. -#}
@@ -93,7 +116,7 @@ select
     w.description,
     (r.reason ->> 'contribution')::double precision as contribution,
     {% if spec.is_binary %}t.probability{% else %}t.score as prediction{% endif %},
-    {% if spec.is_binary %}e.base_probability{% else %}e.base_raw as base_value{% endif %},
+    {% if spec.is_binary %}{{ base_probability(spec, "e") }} as base_probability{% else %}{{ base_raw(spec, "e") }} as base_value{% endif %},
     t.model_version,
     l.published_at,
     t.partition_date,
@@ -162,18 +185,18 @@ matched as (
         b.probability as prediction_before,
         {{ log_odds("a.probability") }} as answer,
         {{ log_odds("b.probability") }} as answer_before,
-        {{ log_odds("ea.base_probability") }} as base,
-        {{ log_odds("eb.base_probability") }} as base_before,
+        {{ log_odds("(" ~ base_probability(spec, "ea") ~ ")") }} as base,
+        {{ log_odds("(" ~ base_probability(spec, "eb") ~ ")") }} as base_before,
         {%- else %}
         a.score as prediction,
         b.score as prediction_before,
         a.score as answer,
         b.score as answer_before,
-        ea.base_raw as base,
-        eb.base_raw as base_before,
+        {{ base_raw(spec, "ea") }} as base,
+        {{ base_raw(spec, "eb") }} as base_before,
         {%- endif %}
-        {{ raw_score(spec, "a") }} - ea.base_raw as raw_added,
-        {{ raw_score(spec, "b") }} - eb.base_raw as raw_added_before
+        {{ raw_score(spec, "a") }} - {{ base_raw(spec, "ea") }} as raw_added,
+        {{ raw_score(spec, "b") }} - {{ base_raw(spec, "eb") }} as raw_added_before
     from pairs as p
     inner join {{ spec.predictions }} as a on p.load_id = a.load_id and p.partition_date = a.partition_date
     -- One look-up by the primary key: PostgreSQL expects few rows of a load, and would compare each with each.
@@ -188,8 +211,8 @@ matched as (
             end
         limit 1
     ) as b
-    left join {{ spec.explanations }} as ea on ea.model = '{{ spec.name }}' and a.model_version = ea.version
-    left join {{ spec.explanations }} as eb on eb.model = '{{ spec.name }}' and b.model_version = eb.version
+    {{ base_joins(spec, "a", "ea") }}
+    {{ base_joins(spec, "b", "eb") }}
 ),
 
 scaled as (

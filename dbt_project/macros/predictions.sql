@@ -115,7 +115,7 @@ left join latest on t."{{ key }}" = latest.entity_key
 from {{ spec.predictions }} as t
 inner join predictions.published_loads('{{ spec.predictions_dataset }}', '{{ spec.features_dataset }}') as l
     on t.partition_date = l.partition_date and t.load_id = l.load_id{% if not is_history %} and l.is_current{% endif %}
-left join {{ spec.explanations }} as e on e.model = '{{ spec.name }}' and t.model_version = e.version
+{{ base_joins(spec, "t", "e") }}
 {%- endmacro %}
 
 {#- The predictions that count now. -#}

@@ -26,6 +26,7 @@ from nightshift.models.linear_member import LinearMember
 from nightshift.models.signature import Signature
 from nightshift.models.trained_model import TrainedModel
 from nightshift.registry.model_versions import ModelVersion
+from nightshift.scoring.level.replayed_levels import ReplayedLevels
 from nightshift.training.holdout import fit_and_evaluate
 from nightshift.training.splits import rows_between, rows_of, split_window
 from nightshift.training.training_set import mature_window
@@ -72,6 +73,7 @@ class NightlyModels:
     rows: pa.Table
     folder: Path
     _predictions: dict[tuple[dt.date, dt.date, bool], Predictions] = field(default_factory=dict)
+    _levels: dict[dt.date, ReplayedLevels] = field(default_factory=dict)
 
     def missing(self, days: Sequence[dt.date]) -> list[dt.date]:
         """Return the days whose model is not trained yet."""
@@ -138,14 +140,32 @@ class NightlyModels:
     def predictions(
         self, trained_on: dt.date, day: dt.date, *, is_evaluated: bool = False
     ) -> Predictions:
-        """Return the predictions of one day's model for the labelled rows of another day."""
+        """Return the predictions of one day's model for the labelled rows of another day.
+
+        The model that serves moves its level each night; the evaluated one never scores a night.
+        """
         # Policies share models and days: each pair is scored once.
         key = (trained_on, day, is_evaluated)
         if key not in self._predictions:
-            nightly = self.of(trained_on)
-            model = nightly.evaluated if is_evaluated else nightly.model
-            self._predictions[key] = model.predictions(self.rows_on(day))
+            rows = self.rows_on(day)
+            if is_evaluated:
+                self._predictions[key] = self.of(trained_on).evaluated.predictions(rows)
+            else:
+                self._predictions[key] = self.levels(trained_on).predictions(rows)
         return self._predictions[key]
+
+    def levels(self, trained_on: dt.date) -> ReplayedLevels:
+        """Return the levels of the nights that the model of a day scores."""
+        # A policy changes its model rarely, so the nights that one has scored are asked for again.
+        if trained_on not in self._levels:
+            while len(self._levels) >= _LOADED_MODELS:
+                del self._levels[next(iter(self._levels))]
+            split = self.split(trained_on)
+            is_refit = self.spec.training.recipe.refit
+            fit_end = split.holdout.last if is_refit else split.validation.last
+            model = self.of(trained_on).model
+            self._levels[trained_on] = ReplayedLevels(self.spec, self.rows, model, fit_end.day)
+        return self._levels[trained_on]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.predictions import Predictions, joined
+from nightshift.scoring.level.replayed_levels import ReplayedLevels
 from nightshift.training.evaluation import rule_predictions
 from nightshift.training.holdout import fit_and_evaluate
 from nightshift.training.splits import rows_between, rows_of, split_window
@@ -125,7 +126,10 @@ def _train_and_predict(
     split = split_window(window, spec.training)
     # The model that serves, not the evaluated one: its last days are the newest mature ones.
     training = fit_and_evaluate(without_slices(spec), rows_of(rows, window), split, "")
-    return training.served.predictions(current)
+    # Each night moves the level by what was mature on it, as scoring does.
+    fit_end = split.holdout.last if spec.training.recipe.refit else split.validation.last
+    levels = ReplayedLevels(spec, rows, training.served, fit_end.day)
+    return levels.predictions(current)
 
 
 def _measure_months(
@@ -151,5 +155,5 @@ def _measure_months(
 def shown_metrics(spec: ModelSpec) -> tuple[str, ...]:
     """Return the metrics that a report shows for the task."""
     if spec.task == Task.BINARY:
-        return ("roc_auc", "average_precision", "log_loss", "brier")
-    return ("rmse", "mae", "r2")
+        return ("roc_auc", "average_precision", "log_loss", "brier", "calibration_error")
+    return ("rmse", "mae", "r2", "bias")

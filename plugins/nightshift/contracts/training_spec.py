@@ -75,14 +75,26 @@ class Level(Frozen):
     """The level of all predictions, moved by the newest mature days that no member was fitted on.
 
     Attributes:
-        days: Newest out-of-fold days that the level is estimated on; 0 leaves it alone, and so does
-            an isotonic calibration, whose steps do not move.
+        days: Newest out-of-fold days that a training estimates the level on; 0 leaves it alone, and
+            so does an isotonic calibration, whose steps do not move.
         prior_days: Days that speak for no change: the estimate is multiplied by
             ``days / (days + prior_days)``.
+        mature_nights: Newest mature nights, since the version's fit, by which each scoring moves
+            the level; 0 leaves it alone. Objectives that are no mean have none.
+        prior_nights: Nights that speak for no change, as ``prior_days``.
+        minimum_nights: Fewer nights move nothing.
+        minimum_rows: Fewer labelled rows of these nights move nothing.
+        maximum: Most by which a scoring moves the level: in log-odds, or of a regression in
+            standard deviations of the nights' labels.
     """
 
     days: int = Field(default=14, ge=0)
     prior_days: PositiveInt = 14
+    mature_nights: int = Field(default=14, ge=0, le=60)
+    prior_nights: PositiveInt = 14
+    minimum_nights: PositiveInt = 1
+    minimum_rows: PositiveInt = 100
+    maximum: float = Field(default=1.0, gt=0)
 
 
 class Costs(Frozen):

@@ -15,6 +15,8 @@ _DIGITS = 9
 """Significant digits of fitted numbers: the last bits, which depend on the machine, must not reach
 the model file.
 """
+_MAX_STEPS = 50
+_STEP_TOLERANCE = 1e-12
 
 
 def fit_calibration(method: Calibration, raw: Vector, label: Vector) -> dict[str, Any]:
@@ -113,6 +115,47 @@ def log_odds_of(probability: Vector) -> Vector:
     clipped = np.clip(probability, EDGE, 1 - EDGE)
     odds = clipped / (1 - clipped)
     return np.asarray(np.log(odds), dtype=np.float64)
+
+
+def move_log_odds(probability: Vector, shift: Vector | float) -> Vector:
+    """Return probabilities, shape (n,), whose log-odds are moved; strictly between 0 and 1.
+
+    Args:
+        probability: Of ``apply_calibration``, shape (n,).
+        shift: Of all rows, or of each, shape (n,).
+    """
+    import numpy as np
+
+    if not np.any(shift):
+        return probability
+    moved = sigmoid(log_odds_of(probability) + shift)
+    # A row that is not moved keeps its bits, whichever rows are moved along with it.
+    return np.where(shift == 0, probability, np.clip(moved, EDGE, 1 - EDGE))
+
+
+def shift_of_log_odds(label: Vector, probability: Vector) -> float:
+    """Return what must be added to all log-odds so that their mean probability is the label's.
+
+    Args:
+        label: 0 or 1, shape (n,).
+        probability: Shape (n,).
+    """
+    import numpy as np
+
+    # A night without, or with nothing but, positive rows has no finite log-odds.
+    edge = 0.5 / label.size
+    rate = float(np.clip(label.mean(), edge, 1 - edge))
+    log_odds = log_odds_of(probability)
+    # No closed form: the mean of a sigmoid is found step by step.
+    shift = 0.0
+    for _ in range(_MAX_STEPS):
+        current = sigmoid(log_odds + shift)
+        step = (rate - current.mean()) / (current * (1 - current)).mean()
+        # Far from the solution Newton's step overshoots.
+        shift += float(np.clip(step, -1.0, 1.0))
+        if abs(step) < _STEP_TOLERANCE:
+            break
+    return shift
 
 
 def _rounded(value: float) -> float:

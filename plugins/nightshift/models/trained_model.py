@@ -20,7 +20,7 @@ from nightshift.models.booster import (
     predict_raw,
     trees_digest,
 )
-from nightshift.models.calibration import apply_calibration, sigmoid
+from nightshift.models.calibration import apply_calibration, move_log_odds, sigmoid
 from nightshift.models.golden import Golden, golden_rows
 from nightshift.models.model_document import FORMAT, SEALED_FORMATS, read_document, seal
 from nightshift.models.model_format.reader import read_model
@@ -238,20 +238,27 @@ class TrainedModel:
         """Return the trees' raw scores of any engine, shape (n,), with the linear member's."""
         return trees if self.linear is None else trees + self.linear.raw(matrix)
 
-    def predictions(self, rows: pa.Table) -> Predictions:
-        """Return score and probability of some rows.
+    def predictions(self, rows: pa.Table, shift: Vector | float = 0.0) -> Predictions:
+        """Return score and probability of some rows, moved as ``from_raw`` does.
 
         Raises:
             SignatureError: The rows do not fit the signature.
         """
-        return self.from_raw(self.raw(rows))
+        return self.from_raw(self.raw(rows), shift)
 
-    def from_raw(self, raw: Vector) -> Predictions:
-        """Turn raw scores of trees and linear member, shape (n,), into score and probability."""
+    def from_raw(self, raw: Vector, shift: Vector | float = 0.0) -> Predictions:
+        """Turn raw scores of trees and linear member, shape (n,), into score and probability.
+
+        Args:
+            raw: Shape (n,).
+            shift: The level of the night, of all rows or of each. It moves what a reader takes at
+                its word: the log-odds of the probability, or the value in the label's unit. The
+                score of a binary model only orders rows, and stays.
+        """
         # Only a binary score is a log-odds; any other is in the label's unit.
         if self.task != Task.BINARY:
-            return Predictions(raw)
-        probability = apply_calibration(self.calibration, raw)
+            return Predictions(raw + shift)
+        probability = move_log_odds(apply_calibration(self.calibration, raw), shift)
         return Predictions(sigmoid(raw), probability, self.threshold)
 
     def deciles(self, score: Vector) -> Integers:

@@ -9,14 +9,17 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from nightshift.contracts.metrics import Task
 from nightshift.quality.column_order import OrderCounter
 from nightshift.quality.column_summary import ColumnSummary, summarize
 from nightshift.quality.profiles import LoadTable, keep_profile, profile_load, scan_load
 from nightshift.quality.stored_summaries import keep_order, ordered_days
+from nightshift.scoring.level.level_records import published_shift
 from nightshift.warehouse.schema_lock import try_session_lock
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import Partition
     from nightshift.contracts.run import RunContext
     from nightshift.quality.column_order import ColumnOrder
     from nightshift.quality.sketches.sketch import Sketch
@@ -208,3 +211,17 @@ def _profile_once(
     scan = scan_with_order(settings, conn, load, run, feature_types(spec))
     if scan.profile:
         keep_features(conn, load, scan, run)
+
+
+def without_night_level(
+    conn: Connection, spec: ModelSpec, partition: Partition, scores: Mapping[str, ColumnSummary]
+) -> dict[str, ColumnSummary]:
+    """Return the summaries of published scores as the version alone would have given them.
+
+    The scores of the training rows have no level of a night, so its level is no drift.
+    """
+    # The score of a binary model is not moved.
+    if spec.task is Task.BINARY:
+        return dict(scores)
+    shift = published_shift(conn, spec, partition)
+    return {name: summary.moved(-shift) for name, summary in scores.items()}

@@ -18,6 +18,7 @@ from nightshift.provenance.predictions import (
     reason_methods,
 )
 from nightshift.provenance.rebuild import Row, RowKey, rebuild_rows
+from nightshift.scoring.level.level_records import shifts_of
 from nightshift.scoring.model_loading import load_version
 from nightshift.scoring.scorer import score_rows
 from nightshift.training.feature_query import select_rows
@@ -101,25 +102,29 @@ def replay_predictions(
         methods = reason_methods(conn, spec, predictions)
         versions = sorted({p.version for p in predictions if p.version is not None})
         models = {version: load_version(settings, conn, spec, version) for version in versions}
+        shifts = shifts_of(conn, spec, [p.load_id for p in predictions])
 
     # The connection is closed here: a rebuild takes minutes, and opens its own.
     rows = [(loads[p.load_id, p.day], p.key) for p in predictions]
     stored, rebuilt = rebuild_rows(settings, spec, rows)
 
-    scores: dict[tuple[int | None, RowKey], Row] = {}
+    scores: dict[tuple[int, RowKey], Row] = {}
     for version, model in models.items():
         # All rows of a version are scored in one batch.
-        batch = []
+        batch: list[tuple[RowKey, int]] = []
+        # A load keeps the level that it was scored with.
+        levels: list[float] = []
         for prediction, row in zip(predictions, rows, strict=True):
             if prediction.version == version and row in rebuilt:
-                batch.append(row)
-        scored = _score(settings, spec, model, [rebuilt[row] for row in batch])
-        for row, score in zip(batch, scored, strict=True):
-            scores[version, row] = score
+                batch.append((row, prediction.load_id))
+                levels.append(shifts.get((prediction.load_id, prediction.day), 0.0))
+        scored = _score(settings, spec, model, [rebuilt[row] for row, _ in batch], levels)
+        for (row, load_id), score in zip(batch, scored, strict=True):
+            scores[load_id, row] = score
 
     replays: list[Replay] = []
     for prediction, row in zip(predictions, rows, strict=True):
-        score = scores.get((prediction.version, row), {})
+        score = scores.get((prediction.load_id, row), {})
         replayed_values = {name: score.get(name) for name in PREDICTION_COLUMNS}
         published = _named_values(stored.get(row, {}), prediction.values)
         replayed = _named_values(rebuilt.get(row, {}), replayed_values)
@@ -139,8 +144,15 @@ def _require_model(predictions: Sequence[Prediction]) -> None:
             )
 
 
-def _score(settings: Settings, spec: ModelSpec, model: TrainedModel, rows: list[Row]) -> list[Row]:
-    """Return ``PREDICTION_COLUMNS`` of feature rows."""
+def _score(
+    settings: Settings,
+    spec: ModelSpec,
+    model: TrainedModel,
+    rows: list[Row],
+    levels: list[float],
+) -> list[Row]:
+    """Return ``PREDICTION_COLUMNS`` of feature rows, each moved by the level of its load."""
+    import numpy as np
     import pyarrow as pa
     from psycopg import sql
 
@@ -151,7 +163,8 @@ def _score(settings: Settings, spec: ModelSpec, model: TrainedModel, rows: list[
     schema = read_arrow(settings, query).schema
     selected = [{name: row[name] for name in schema.names} for row in rows]
     table = pa.Table.from_pylist(selected, schema=schema)
-    scored = score_rows(model, table, spec.scoring.reasons, spec.scoring.engine)
+    shift = np.array(levels)
+    scored = score_rows(model, table, spec.scoring.reasons, spec.scoring.engine, shift)
     scores: list[Row] = scored.to_pylist()
     for score, row in zip(scores, rows, strict=True):
         score["reasons"] = json.loads(score["reasons"])

@@ -7,7 +7,7 @@ with each other, and needs of each only what a row of ``monitoring.profiles`` ca
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,6 +54,18 @@ class ColumnSummary:
     zero_share: float | None = None
     levels: Mapping[str, int] = field(default_factory=dict)
     hashes: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
+
+    def moved(self, shift: float) -> ColumnSummary:
+        """Return the summary of the same numbers with a constant added to each."""
+        if shift == 0 or self.mean is None or self.minimum is None or self.maximum is None:
+            return self
+        return replace(
+            self,
+            mean=self.mean + shift,
+            minimum=self.minimum + shift,
+            maximum=self.maximum + shift,
+            quantiles=tuple(value + shift for value in self.quantiles),
+        )
 
     @property
     def missing_share(self) -> float:

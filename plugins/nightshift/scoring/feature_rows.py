@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
 from nightshift.training.feature_query import features_target, select_rows
+from nightshift.training.training_query import in_sample
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.damage import DamagedInputError, published_records, refuse_damaged
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
@@ -91,9 +92,20 @@ def shard_query(
     return select_rows(spec, features, condition, is_ordered=False)
 
 
-def features_of_load(spec: ModelSpec, load: LoadRecord, features: Sequence[str]) -> sql.Composed:
-    """Return the query of all rows of one load, as ``shard_query``, in no order."""
-    return select_rows(spec, features, _in_loads([load.key]), is_ordered=False)
+def features_of_load(
+    spec: ModelSpec, load: LoadRecord, features: Sequence[str], share: float = 1.0
+) -> sql.Composed:
+    """Return the query of the rows of one load, as ``shard_query``, in no order.
+
+    Below 1, ``share`` takes the entities that a training set's sample of this share has.
+    """
+    from psycopg import sql
+
+    condition = _in_loads([load.key])
+    if share < 1:
+        key = sql.Identifier(spec.entity.key)
+        condition += sql.SQL(" and ") + in_sample(key, share)
+    return select_rows(spec, features, condition, is_ordered=False)
 
 
 def read_sample(

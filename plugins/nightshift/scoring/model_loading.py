@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError, WarehouseError, cause_of, stack_of
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
     from nightshift.models.trained_model import TrainedModel
+    from nightshift.registry.model_versions import ModelVersion
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.damage import LoadRecord
@@ -49,19 +51,34 @@ def load_version(
     return model
 
 
-def load_scorer(spec: ModelSpec, model: TrainedModel) -> Scorer:
-    """Return the scorer of a model, also on a machine that is too busy at the first try."""
+def load_scorer(spec: ModelSpec, model: TrainedModel, n_reasons: int | None = None) -> Scorer:
+    """Return the scorer of a model, also on a machine that is too busy at the first try.
+
+    Args:
+        spec: The model.
+        model: Its trees.
+        n_reasons: By default those that the spec publishes.
+    """
     scoring = spec.scoring
+    n_reasons = scoring.reasons if n_reasons is None else n_reasons
     return retry_starved(
-        lambda: Scorer(model, scoring.reasons, scoring.engine),
+        lambda: Scorer(model, n_reasons, scoring.engine),
         LOADING_SECONDS,
     )
 
 
+@dataclass(frozen=True)
+class TriedVersion:
+    """A version that has scored a sample of the rows, and its model."""
+
+    version: ModelVersion
+    model: TrainedModel
+
+
 def try_version(
     settings: Settings, conn: Connection, spec: ModelSpec, version: int, features: LoadRecord
-) -> str:
-    """Prove that a version can score a feature load; return its digest.
+) -> TriedVersion:
+    """Prove that a version can score a feature load.
 
     A model may break in any way: every exception means that the version cannot score.
     """
@@ -72,7 +89,7 @@ def try_version(
         lambda: try_model(model, rows, scoring.reasons, scoring.engine),
         LOADING_SECONDS,
     )
-    return find_version(conn, spec.name, version).digest
+    return TriedVersion(find_version(conn, spec.name, version), model)
 
 
 @contextmanager

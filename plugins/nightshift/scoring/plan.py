@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, get_args
@@ -21,7 +21,11 @@ from nightshift.scoring.prediction_tables import predictions_target
 from nightshift.warehouse.partition_write import PartitionWrite
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.arrays import Vector
+    from nightshift.scoring.level.level_records import LevelRecord
     from nightshift.warehouse.damage import LoadRecord
 
 ScoreSource = Literal[
@@ -66,6 +70,7 @@ class VersionChoice:
         digest: The version's identity; empty without a version.
         source: The step of the fallback chain.
         reason: Why no better step scores; None for a champion.
+        level: The level of the version's scores; None without a version, and before it is found.
     """
 
     features: LoadRecord
@@ -73,6 +78,7 @@ class VersionChoice:
     digest: str
     source: ScoreSource
     reason: str | None
+    level: LevelRecord | None = None
 
     @property
     def day(self) -> dt.date:
@@ -82,18 +88,24 @@ class VersionChoice:
 
 def inputs_of(spec: ModelSpec, choices: Iterable[VersionChoice]) -> dict[str, str]:
     """Return digests of everything that determines the predictions, except past scores."""
-    features, models = [], []
+    features, models, levels = [], [], []
     for choice in choices:
         day = str(choice.day)
+        if choice.level and choice.level.level.input:
+            levels.append([day, choice.level.level.input])
         features.append([day, choice.features.content_hash])
         models.append([day, f"{choice.source} {choice.digest} {choice.reason or ''}"])
-    return {
+    inputs = {
         "features": digest_rows(features),
         "models": digest_rows(models),
         "spec": spec.digest,
         # Another method of the reasons gives other content for the same model.
         "reasons": METHOD,
     }
+    # Where nothing is added, the inputs are those of a model whose level is switched off.
+    if levels:
+        inputs["levels"] = digest_rows(levels)
+    return inputs
 
 
 def digest_rows(rows: list[list[str]]) -> str:
@@ -124,6 +136,7 @@ class DayPlan(Frozen):
         score_source: The step; with ``carried_over``, rows without a last score get the rule's.
         score_source_reason: Why no better step scores; None for a champion.
         past: Where last scores are taken from, the newest first.
+        level_shift: The level of the version's scores: what is added to log-odds, or values.
     """
 
     partition_date: dt.date
@@ -132,6 +145,7 @@ class DayPlan(Frozen):
     score_source: ScoreSource
     score_source_reason: str | None = None
     past: tuple[PastScores, ...] = ()
+    level_shift: float = 0.0
 
 
 class ScorePlan(Frozen):
@@ -192,3 +206,16 @@ class ScorePlan(Frozen):
     def write(self, spec: ModelSpec) -> PartitionWrite:
         """Return the write that the plan began."""
         return PartitionWrite(self.load_id, (predictions_target(spec),), self.partitions)
+
+
+def level_shifts(days: Sequence[DayPlan], rows: pa.RecordBatch) -> Vector:
+    """Return the level of each row's night, shape (n,): a batch may hold rows of several days."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    planned_dates = pa.array([day.partition_date for day in days], pa.date32())
+    day_index = pc.index_in(rows.column("partition_date"), planned_dates)
+    shifts = np.array([day.level_shift for day in days], dtype=np.float64)
+    of_rows: Vector = np.take(shifts, day_index.to_numpy())
+    return of_rows

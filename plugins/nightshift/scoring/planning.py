@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import consecutive_ranges
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
+from nightshift.scoring.level.chosen_levels import keep_levels, with_levels
 from nightshift.scoring.plan import MODEL_STEPS, DayPlan, ScorePlan, inputs_of, is_downgrade
 from nightshift.scoring.prediction_tables import (
     ensure_prediction_relations,
+    has_damaged_rows,
     model_query,
     predictions_target,
 )
 from nightshift.scoring.without_model.last_score import past_digest, past_scores
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.control_tables.last_good_specs import keep_spec
-from nightshift.warehouse.damage import find_damage_cheaply, version_records
 from nightshift.warehouse.published import join_published
 
 if TYPE_CHECKING:
@@ -53,17 +54,22 @@ def plan_scoring(chooser: VersionChooser, partitions: PartitionRange, run: RunCo
     conn, spec = chooser.conn, chooser.spec
     # The deadline fallback takes this spec if the file is broken by then.
     keep_spec(conn, spec)
-    choices = choose_versions(chooser, partitions)
+    choices = choose_versions(chooser, partitions, run)
     # A person who names a version wants it also where a better step has scored.
     if chooser.named is None:
         _refuse_downgrade(conn, spec, choices)
     return begin_plan(conn, spec, choices, run, chooser.broken)
 
 
-def choose_versions(chooser: VersionChooser, partitions: PartitionRange) -> list[VersionChoice]:
-    """Return the chooser's choices, before a write; the model's relations exist from then on."""
+def choose_versions(
+    chooser: VersionChooser, partitions: PartitionRange, run: RunContext
+) -> list[VersionChoice]:
+    """Return the chooser's choices with the level of each, before a write.
+
+    The model's relations exist from then on.
+    """
     ensure_prediction_relations(chooser.conn, chooser.spec)
-    return chooser.choose_all(partitions)
+    return with_levels(chooser, chooser.choose_all(partitions), run)
 
 
 def _refuse_downgrade(conn: Connection, spec: ModelSpec, choices: Sequence[VersionChoice]) -> None:
@@ -114,6 +120,7 @@ def begin_plan(
     # If these features turn out to have been damaged, this load proves nothing about its inputs.
     manifest = partition_write.LoadManifest(run, inputs, reads={spec.features_dataset: 0})
     write = partition_write.begin(conn, [predictions_target(spec)], partitions, manifest)
+    keep_levels(conn, write.load_id, choices, run)
     hit(Failpoint.SCORE_BEGIN_AFTER)
     return ScorePlan(
         load_id=write.load_id,
@@ -131,15 +138,13 @@ def _plan_day(choice: VersionChoice, past: tuple[PastScores, ...]) -> DayPlan:
         score_source="carried_over" if past else choice.source,
         score_source_reason=choice.reason,
         past=past,
+        level_shift=choice.level.level.shift if choice.level else 0.0,
     )
 
 
-def has_damaged_rows(conn: Connection, spec: ModelSpec, loads: Mapping[dt.date, int]) -> bool:
-    """Return whether rows of retained loads, by day, vanished or changed since."""
-    # A copy would publish the damage.
-    retained = version_records(conn, spec.predictions_dataset, min(loads), max(loads))
-    records = [record for record in retained if record.key in loads.items()]
-    return bool(find_damage_cheaply(conn, predictions_target(spec), records))
+def are_reusable(conn: Connection, spec: ModelSpec, loads: Mapping[dt.date, int]) -> bool:
+    """Return whether retained loads, by day, are still what was published: a copy is then safe."""
+    return not has_damaged_rows(conn, spec, loads)
 
 
 def copy_rows(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
+from nightshift.warehouse.damage import find_damage_cheaply, version_records
 from nightshift.warehouse.relations.columns import table_columns
 from nightshift.warehouse.relations.prediction_columns import describe_table
 from nightshift.warehouse.relations.prediction_views import create_prediction_views
@@ -12,6 +14,8 @@ from nightshift.warehouse.schema_lock import change_schema
 from nightshift.warehouse.write_types import Target
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
@@ -77,6 +81,14 @@ def _create_missing(conn: Connection, spec: ModelSpec, *, replace_views: bool) -
         query = "comment on table {predictions} is {comment}"
         conn.execute(model_query(spec, query, comment=comment))
     create_prediction_views(conn, spec, replace=replace_views)
+
+
+def has_damaged_rows(conn: Connection, spec: ModelSpec, loads: Mapping[dt.date, int]) -> bool:
+    """Return whether rows of retained loads, by day, vanished or changed since."""
+    # A copy would publish the damage.
+    retained = version_records(conn, spec.predictions_dataset, min(loads), max(loads))
+    records = [record for record in retained if record.key in loads.items()]
+    return bool(find_damage_cheaply(conn, predictions_target(spec), records))
 
 
 # The key refuses a second row of an entity within a load, whoever writes it.

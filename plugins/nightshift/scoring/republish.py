@@ -23,10 +23,10 @@ from nightshift.registry.rollback import (
 from nightshift.scoring.pipeline import publish, score_shards
 from nightshift.scoring.plan import VersionChoice, inputs_of
 from nightshift.scoring.planning import (
+    are_reusable,
     begin_plan,
     choose_versions,
     copy_rows,
-    has_damaged_rows,
 )
 from nightshift.scoring.row_checks import require_version
 from nightshift.scoring.version_choice import VersionChooser
@@ -119,13 +119,13 @@ def plan_rollback(
         chooser = VersionChooser(settings, spec, conn, only=version)
         partition_runs = []
         for days in consecutive_ranges(affected):
-            choices = _choose(chooser, days)
+            choices = _choose(chooser, days, run)
             reusable_loads = _find_reusable_loads(conn, spec, choices)
             partition_runs.append(PartitionRun(choices, reusable_loads))
         newest = newest_published_day(conn, spec.features_dataset)
         # Nothing to republish: the version must still prove that it can score.
         if newest and not partition_runs:
-            _choose(chooser, PartitionRange.single(Partition(newest)))
+            _choose(chooser, PartitionRange.single(Partition(newest)), run)
     return RollbackPlan(version, since, tuple(partition_runs))
 
 
@@ -162,8 +162,10 @@ def roll_back(
     return RollbackResult(promotion_id, tuple(published))
 
 
-def _choose(chooser: VersionChooser, partitions: PartitionRange) -> tuple[VersionChoice, ...]:
-    choices = choose_versions(chooser, partitions)
+def _choose(
+    chooser: VersionChooser, partitions: PartitionRange, run: RunContext
+) -> tuple[VersionChoice, ...]:
+    choices = choose_versions(chooser, partitions, run)
     for choice in choices:
         if choice.source != "champion":
             raise RollbackRefusedError(
@@ -206,7 +208,7 @@ def _find_reusable_loads(
             # Loads come in the order of their numbers: the newest wins.
             loads |= dict.fromkeys(retained_days or [], load_id)
     is_complete = loads.keys() == by_day.keys()
-    if not is_complete or has_damaged_rows(conn, spec, loads):
+    if not is_complete or not are_reusable(conn, spec, loads):
         return ()
     return tuple(loads[day] for day in by_day)
 

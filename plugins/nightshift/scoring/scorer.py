@@ -55,11 +55,21 @@ class Scorer:
         """Return the columns that the model reads, in its order."""
         return self._model.signature.names
 
-    def score(self, rows: pa.RecordBatch | pa.Table) -> pa.Table:
+    def raw(self, rows: pa.Table) -> Vector:
+        """Return the raw scores of rows, shape (n,), by the engine that also scores.
+
+        Raises:
+            SignatureError: The rows do not fit the model's signature.
+        """
+        return self.engine.raw(self._model.encode(rows))
+
+    def score(self, rows: pa.RecordBatch | pa.Table, shift: Vector | float = 0.0) -> pa.Table:
         """Return ``score, probability, decile, is_positive, reasons`` for rows of the feature view.
 
         Args:
             rows: At least the model's columns, in any order; shape (n, any).
+            shift: The level of their night, of all rows or of each; shape (n,). It is part of the
+                base that contributions add up from, so no reason holds any of it.
 
         Returns:
             Shape (n, 5), in the order of the rows; probability and is_positive are null unless the
@@ -74,7 +84,7 @@ class Scorer:
         table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
         matrix = self._model.encode(table)
         raw = self.engine.raw(matrix)
-        predicted = self._model.from_raw(raw)
+        predicted = self._model.from_raw(raw, shift)
         _refuse_unusable(predicted.score, predicted.probability)
         if predicted.probability is None:
             probability = pa.nulls(table.num_rows, pa.float64())
@@ -82,7 +92,9 @@ class Scorer:
         else:
             probability = pa.array(predicted.probability)
             is_positive = pa.array(predicted.probability >= predicted.threshold)
-        deciles = self._model.deciles(predicted.score)
+        # The edges are those of scores without a level, so a decile keeps its meaning.
+        is_moved = predicted.probability is None
+        deciles = self._model.deciles(raw if is_moved else predicted.score)
         # Without reasons nothing is explained, and any matrix will do.
         added = self.contributions.of(matrix) if self.contributions else matrix
         names = self._model.signature.names
@@ -99,9 +111,20 @@ class Scorer:
 
 
 def score_rows(
-    model: TrainedModel, rows: pa.Table, n_reasons: int, engine: EngineChoice = "auto"
+    model: TrainedModel,
+    rows: pa.Table,
+    n_reasons: int,
+    engine: EngineChoice = "auto",
+    shift: Vector | None = None,
 ) -> pa.Table:
     """Score rows that are in memory, ``BATCH_ROWS`` at a time; as ``Scorer.score``.
+
+    Args:
+        model: The model.
+        rows: Shape (n, any).
+        n_reasons: As for ``Scorer``.
+        engine: As for ``Scorer``.
+        shift: The level of each row's night, shape (n,); None adds nothing.
 
     Raises:
         SignatureError: The rows do not fit the model's signature.
@@ -111,9 +134,11 @@ def score_rows(
 
     scorer = Scorer(model, n_reasons, engine)
     # No rows make one empty batch, which gives the columns their types.
-    starts = range(0, max(rows.num_rows, 1), BATCH_ROWS)
-    batches = [rows.slice(start, BATCH_ROWS) for start in starts]
-    return pa.concat_tables(map(scorer.score, batches))
+    parts = []
+    for start in range(0, max(rows.num_rows, 1), BATCH_ROWS):
+        of_batch = 0.0 if shift is None else shift[start : start + BATCH_ROWS]
+        parts.append(scorer.score(rows.slice(start, BATCH_ROWS), of_batch))
+    return pa.concat_tables(parts)
 
 
 def _refuse_unusable(score: Vector, probability: Vector | None) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nightshift.prefetch import Prefetcher
 from nightshift.scoring.feature_rows import in_key_order, shard_query
 from nightshift.scoring.model_loading import blame_model, load_scorer, load_version
+from nightshift.scoring.plan import level_shifts
 from nightshift.scoring.prediction_tables import SCHEMA, model_query
 from nightshift.scoring.without_model.rows import stage_without_model
 from nightshift.warehouse.fast_io.arrow_io import stream_arrow
@@ -136,7 +137,7 @@ def _scored_batches(job: ShardJob, models: Mapping[int, TrainedModel]) -> Iterat
                 rows = in_key_order(job.spec, batch)
                 # Only what the model does is its fault: the stream and the writer are outside.
                 with blame_model(version, job.run):
-                    scored = scorer.score(rows)
+                    scored = scorer.score(rows, level_shifts(days, rows))
                 yield _prediction_rows(job, version, days, rows, scored)
 
 

@@ -15,7 +15,7 @@ from nightshift.errors import NightshiftError, WarehouseError, cause_of, stack_o
 from nightshift.registry.champions import promoted_versions
 from nightshift.registry.model_versions import find_version
 from nightshift.scoring.feature_rows import published_features
-from nightshift.scoring.model_loading import try_version
+from nightshift.scoring.model_loading import TriedVersion, try_version
 from nightshift.scoring.plan import PinnedVersion, ScoreSource, VersionChoice
 from nightshift.scoring.prediction_tables import model_query
 from nightshift.scoring.scorer import ChampionBrokenError
@@ -44,8 +44,8 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Trial:
-    digest: str
-    objection: str | None = None
+    tried: TriedVersion | None = None
+    objection: str = ""
 
 
 @dataclass
@@ -90,6 +90,12 @@ class VersionChooser:
                 )
         return choices
 
+    def tried(self, version: int) -> TriedVersion:
+        """Return a version that was chosen, which has scored a sample of the rows."""
+        tried = self._trials[version].tried
+        assert tried is not None  # noqa: S101 - only such versions are chosen
+        return tried
+
     def _choose(self, features: LoadRecord) -> VersionChoice:
         """Return the best version that can score a partition's features.
 
@@ -113,11 +119,11 @@ class VersionChooser:
         objections: list[str] = []
         for candidate in candidates:
             trial = self._trial(candidate.version, features)
-            if trial.objection is None:
+            if trial.tried is not None:
                 return VersionChoice(
                     features,
                     candidate.version,
-                    trial.digest,
+                    trial.tried.version.digest,
                     candidate.source,
                     reason="; ".join(objections) or candidate.reason,
                 )
@@ -172,7 +178,7 @@ class VersionChooser:
 
     def _trial(self, version: int, features: LoadRecord) -> _Trial:
         if version in self.broken:
-            return _Trial("", self.broken[version])
+            return _Trial(objection=self.broken[version])
         # The days of a range share versions: each version is loaded once.
         if version not in self._trials:
             self._trials[version] = self._try(version, features)
@@ -180,7 +186,7 @@ class VersionChooser:
 
     def _try(self, version: int, features: LoadRecord) -> _Trial:
         try:
-            digest = try_version(self.settings, self.conn, self.spec, version, features)
+            tried = try_version(self.settings, self.conn, self.spec, version, features)
         except WarehouseError:
             # The sample is read by a connection of its own. When the warehouse refuses it, no model
             # is to blame, and a lower step would replace the champion for nothing.
@@ -189,8 +195,8 @@ class VersionChooser:
         except Exception as error:  # noqa: BLE001
             self._require_warehouse()
             logger.warning("Version %s cannot score:\n%s", version, stack_of(error))
-            return _Trial("", f"version {version} cannot score ({cause_of(error)})")
-        return _Trial(digest)
+            return _Trial(objection=f"version {version} cannot score ({cause_of(error)})")
+        return _Trial(tried)
 
     def _require_warehouse(self) -> None:
         """Raise if the warehouse is away: no model is to blame, and no step could be published."""

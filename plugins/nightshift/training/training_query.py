@@ -73,7 +73,7 @@ class TrainingQuery:
             columns=sql.SQL(", ").join(columns),
             labels=self.labels,
             features=self._published_features,
-            in_sample=_in_sample(sql.Identifier("f", self.spec.entity.key), sampled_share),
+            in_sample=in_sample(sql.Identifier("f", self.spec.entity.key), sampled_share),
         )
 
     @property
@@ -203,7 +203,7 @@ def relation_columns(conn: Connection, schema: str, relation: str) -> list[str]:
     return sorted(table_columns(conn, schema, relation))
 
 
-def _in_sample(key: sql.Composable, share: float) -> sql.Composable:
+def in_sample(key: sql.Composable, share: float) -> sql.Composable:
     """Return the condition of a sample by key: the same keys on all days and in every run."""
     from psycopg import sql
 

@@ -185,7 +185,9 @@ def test_no_more_than_a_batch_is_scored_at_once(model, monkeypatch):
     sizes: list[int] = []
     score = Scorer.score
     monkeypatch.setattr(
-        Scorer, "score", lambda self, rows: sizes.append(rows.num_rows) or score(self, rows)
+        Scorer,
+        "score",
+        lambda self, rows, shift: sizes.append(rows.num_rows) or score(self, rows, shift),
     )
     monkeypatch.setattr(scorer, "BATCH_ROWS", 64)
     score_rows(model, _rows(150), 2)

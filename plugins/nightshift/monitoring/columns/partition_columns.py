@@ -14,7 +14,7 @@ from nightshift.monitoring.columns.night_series import SCORE, Profile
 from nightshift.monitoring.columns.reference import ColumnReference
 from nightshift.monitoring.columns.reference_reader import PublishedColumns, ReferenceReader
 from nightshift.monitoring.estimation import Estimate, EstimationHistory, estimate_performance
-from nightshift.monitoring.scans import PartitionScans, Scan
+from nightshift.monitoring.scans import PartitionScans, Scan, without_night_level
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -223,7 +223,8 @@ class PartitionColumns:
         """Return the summary of the published scores; empty if no model made them."""
         if not self.is_scored:
             return {}
-        return self._published_scores.summaries({SCORE})
+        profile = self._published_scores.summaries({SCORE})
+        return without_night_level(self.conn, self.spec, self.partition, profile)
 
     @cached_property
     def _published_scores(self) -> Scan:

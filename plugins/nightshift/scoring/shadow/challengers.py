@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError, WarehouseError, stack_of
-from nightshift.models.sandboxed_load import retry_starved
 from nightshift.registry.model_versions import find_version
 from nightshift.registry.streams.members import shadow_members
 from nightshift.registry.streams.paired_rows import has_shadow_scores
 from nightshift.scoring.feature_rows import read_sample
-from nightshift.scoring.model_loading import LOADING_SECONDS, load_version
-from nightshift.scoring.scorer import Scorer
+from nightshift.scoring.level.level_finder import LevelFinder, LevelRecord
+from nightshift.scoring.model_loading import load_scorer, load_version
 from nightshift.scoring.shadow.shadow_tables import shadow_query
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.partitions import Partition
+    from nightshift.scoring.scorer import Scorer
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.damage import LoadRecord
@@ -42,12 +42,14 @@ class Challenger:
         version: The version.
         digest: Its identity.
         scorer: Without reasons, which nobody reads.
+        level: The level of its scores, found as the champion's is.
     """
 
     stream: str
     version: int
     digest: str
     scorer: Scorer
+    level: LevelRecord
 
 
 def find_members(conn: Connection, spec: ModelSpec, partition: Partition) -> dict[str, int]:
@@ -73,6 +75,7 @@ def load_challengers(
     spec: ModelSpec,
     members: Mapping[str, int],
     features: LoadRecord,
+    application_name: str,
 ) -> list[Challenger]:
     """Return the challengers that can score a feature load.
 
@@ -80,11 +83,13 @@ def load_challengers(
         ShadowError: None can.
         NightshiftError: An error that a retry may cure.
     """
+    dataset = spec.shadow_dataset
+    finder = LevelFinder(settings, conn, spec, dataset, application_name)
     challengers = []
     problems = []
     for stream, version in members.items():
         try:
-            challenger = _load(settings, conn, spec, stream, version, features)
+            challenger = _load(finder, stream, version, features)
         except WarehouseError:
             raise
         # A model may break in any way, and the other streams are scored all the same.
@@ -105,19 +110,14 @@ def load_challengers(
     return challengers
 
 
-def _load(
-    settings: Settings,
-    conn: Connection,
-    spec: ModelSpec,
-    stream: str,
-    version: int,
-    features: LoadRecord,
-) -> Challenger:
-    """Load a version and let it score a sample of the rows."""
-    model = load_version(settings, conn, spec, version)
-    scorer = retry_starved(lambda: Scorer(model, 0, spec.scoring.engine), LOADING_SECONDS)
+def _load(finder: LevelFinder, stream: str, number: int, features: LoadRecord) -> Challenger:
+    """Load a version, let it score a sample of the rows, and find its level."""
+    settings, conn, spec = finder.settings, finder.conn, finder.spec
+    model = load_version(settings, conn, spec, number)
+    scorer = load_scorer(spec, model, n_reasons=0)
     sample = read_sample(settings, spec, features, scorer.feature_names)
     # A score that is not finite is found here, before a stream stops in the middle.
     scorer.score(sample)
-    digest = find_version(conn, spec.name, version).digest
-    return Challenger(stream, version, digest, scorer)
+    version = find_version(conn, spec.name, number)
+    level = finder.find(version, model, features)
+    return Challenger(stream, number, version.digest, scorer, level)

@@ -19,6 +19,7 @@ from nightshift.scoring.plan import digest_rows
 from nightshift.scoring.shadow.challengers import find_members, load_challengers
 from nightshift.scoring.shadow.shadow_tables import (
     ensure_shadow_table,
+    keep_levels,
     refuse_incomplete,
     shadow_query,
     shadow_target,
@@ -81,12 +82,15 @@ def score_shadows(
         if not members:
             return None
         [features] = published_features(conn, spec, partitions)
-        challengers = load_challengers(settings, conn, spec, members, features)
+        challengers = load_challengers(
+            settings, conn, spec, members, features, run.application_name
+        )
         ensure_shadow_table(conn, spec)
         target = shadow_target(spec, may_be_empty=features.n_rows == 0)
 
         manifest = _manifest(spec, features, challengers, run)
         write = partition_write.begin(conn, [target], partitions, manifest)
+        keep_levels(conn, write, [challenger.level for challenger in challengers], run)
         job = ShadowJob(settings, spec, features, challengers, write, run)
         stage_scores(job)
         # The audit counts rows; how many there must be, only the feature load tells.
@@ -102,11 +106,19 @@ def _manifest(
     spec: ModelSpec, features: LoadRecord, challengers: Sequence[Challenger], run: RunContext
 ) -> partition_write.LoadManifest:
     models = [[challenger.stream, challenger.digest] for challenger in challengers]
+    levels = [
+        [challenger.stream, challenger.level.level.input]
+        for challenger in challengers
+        if challenger.level.level.input
+    ]
     inputs = {
         "features": digest_rows([[str(features.partition_date), features.content_hash]]),
         "models": digest_rows(models),
         "spec": spec.digest,
     }
+    # As for predictions: a level that adds nothing is no input.
+    if levels:
+        inputs["levels"] = digest_rows(levels)
     return partition_write.LoadManifest(run, inputs, reads={spec.features_dataset: 0})
 
 
@@ -151,7 +163,7 @@ def _scored_batches(job: ShadowJob) -> Iterator[pa.Table]:
         for batch in batches:
             rows = in_key_order(job.spec, batch)
             for challenger in job.challengers:
-                scored = challenger.scorer.score(rows)
+                scored = challenger.scorer.score(rows, challenger.level.level.shift)
                 yield _shadow_rows(job, challenger, rows, scored)
 
 

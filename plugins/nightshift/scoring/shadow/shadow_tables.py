@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import AuditError
 from nightshift.registry.streams.paired_rows import SHADOW_SCHEMA
+from nightshift.scoring.level.level_records import record_levels
 from nightshift.scoring.prediction_tables import model_query
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.published import join_published
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.run import RunContext
+    from nightshift.scoring.level.level_records import LevelRecord
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.partition_write import PartitionWrite
 
@@ -100,3 +103,10 @@ def shadow_query(spec: ModelSpec, query: str, **parts: sql.Composable) -> sql.Co
         "published": join_published(spec.shadow_dataset, "t"),
     }
     return model_query(spec, query, **names, **parts)
+
+
+def keep_levels(
+    conn: Connection, write: PartitionWrite, levels: Iterable[LevelRecord], run: RunContext
+) -> None:
+    """Record the levels of the challengers, before the first row is staged."""
+    record_levels(conn, write.load_id, levels, run)

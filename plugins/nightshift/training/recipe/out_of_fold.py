@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.models.calibration import apply_calibration, fit_calibration, log_odds_of, sigmoid
+from nightshift.models.calibration import apply_calibration, fit_calibration, shift_of_log_odds
 from nightshift.training.recipe.members import DAY, days_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from nightshift.contracts.training_spec import Calibration, Level
     from nightshift.models.arrays import Integers, Vector
 
-_MAX_STEPS = 50
 _DIGITS = 9
 
 
@@ -248,7 +247,7 @@ def level_offset(
     # The mean over rows: a busy day tells more than a quiet one.
     label, values = scores.label[is_newest], predicted[is_newest]
     shift = (
-        _shift_of_log_odds(
+        shift_of_log_odds(
             label,
             values,
         )
@@ -257,34 +256,6 @@ def level_offset(
     )
     shrunk = shift * newest.size / (newest.size + level.prior_days)
     return _rounded(shrunk)
-
-
-def _shift_of_log_odds(label: Vector, probability: Vector) -> float:
-    """Return what must be added to all log-odds so that their mean probability is the label's."""
-    rate = float(
-        np.clip(
-            label.mean(),
-            0.5 / label.size,
-            1 - 0.5 / label.size,
-        )
-    )
-    log_odds = log_odds_of(probability)
-    # No closed form: the mean of a sigmoid is found step by step.
-    shift = 0.0
-    for _ in range(_MAX_STEPS):
-        current = sigmoid(log_odds + shift)
-        step = (rate - current.mean()) / (current * (1 - current)).mean()
-        # Far from the solution Newton's step overshoots.
-        shift += float(
-            np.clip(
-                step,
-                -1.0,
-                1.0,
-            )
-        )
-        if abs(step) < 1e-12:  # noqa: PLR2004
-            break
-    return shift
 
 
 def log_loss(label: Vector, probability: Vector) -> float:

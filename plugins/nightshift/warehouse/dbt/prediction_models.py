@@ -162,13 +162,13 @@ def _attribute_types(spec: ModelSpec, dbt_project_dir: Path) -> dict[str, str]:
     return {}
 
 
-_ROW_RELATIONS = ("explanations", "references", "words", "predictions")
+_ROW_RELATIONS = ("explanations", "levels", "references", "words", "predictions")
 _READS = {
     "current": _ROW_RELATIONS,
     "history": _ROW_RELATIONS,
     "outcomes": (*_ROW_RELATIONS, "label_function"),
     "reasons": _ROW_RELATIONS,
-    "changes": ("explanations", "words", "predictions"),
+    "changes": ("explanations", "levels", "words", "predictions"),
     "performance": ("performance", "verdicts"),
     "versions": ("versions", "training_sets", "promotions", "succession"),
 }

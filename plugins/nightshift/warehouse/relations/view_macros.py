@@ -47,6 +47,7 @@ RELATIONS = {
     "promotions": ("ml", "promotions"),
     "succession": ("ml", "succession"),
     "words": ("ops", "feature_words"),
+    "levels": ("ops", "score_levels"),
     "performance": ("monitoring", "performance_published"),
     "verdicts": ("monitoring", "verdicts_published"),
 }

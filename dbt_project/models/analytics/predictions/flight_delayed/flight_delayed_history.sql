@@ -13,6 +13,7 @@
     'predictions_dataset': 'predictions/flight_delayed',
     'features_dataset': 'features/flight',
     'explanations': source('ml', 'version_explanations'),
+    'levels': source('ops', 'score_levels'),
     'references': source('ml', 'feature_references'),
     'words': source('ops', 'feature_words'),
     'predictions': source('predictions', 'flight_delayed'),

@@ -1,0 +1,202 @@
+"""Read the newest mature nights as a version sees them: its raw scores, and the outcomes.
+
+The version scores the published features of those nights again. So the level depends on the
+version, the as-of and these features and labels only, never on what other versions published.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nightshift.errors import NightshiftError
+from nightshift.models.signature import numbers
+from nightshift.scoring.feature_rows import features_of_load
+from nightshift.scoring.level.night_level import MatureNight
+from nightshift.training.feature_query import features_target
+from nightshift.training.training_query import TrainingQuery, feature_as_of, in_sample
+from nightshift.warehouse.connection import connect
+from nightshift.warehouse.damage import published_records, refuse_damaged
+from nightshift.warehouse.fast_io.arrow_io import read_arrow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from psycopg import sql
+
+    from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.contracts.partitions import Partition, PartitionRange
+    from nightshift.models.arrays import Vector
+    from nightshift.scoring.scorer import Scorer
+    from nightshift.settings import Settings
+    from nightshift.warehouse.connection import Connection
+    from nightshift.warehouse.damage import LoadRecord
+
+BUDGET_SECONDS = 20.0
+"""How long the level of a partition may take: then it is scored without one."""
+STATEMENT_SECONDS = 10
+"""Limit of one query of the level."""
+MAXIMUM_ROWS = 100_000
+"""Of all nights of a partition: more are sampled by a hash of the key, as a training set is."""
+
+
+class SlowLevelError(NightshiftError):
+    """The level of a partition took longer than scoring can wait for."""
+
+    code = "NS-SCORE-010"
+
+
+@dataclass(frozen=True)
+class ScoredNight:
+    """The rows of one published feature load, scored by one version.
+
+    Attributes:
+        features: The load.
+        keys: Entity keys, sorted; shape (n,).
+        raw: Raw scores of the version; shape (n,).
+    """
+
+    features: LoadRecord
+    keys: pa.Array
+    raw: Vector
+
+
+@dataclass
+class NightReader:
+    """Reads mature nights; a range of partitions shares the nights that a version has scored.
+
+    Attributes:
+        settings: The warehouse.
+        spec: The model.
+        application_name: Shown by the warehouse.
+    """
+
+    settings: Settings
+    spec: ModelSpec
+    application_name: str
+    _scored: dict[tuple[int, dt.date, float], ScoredNight] = field(default_factory=dict)
+
+    def read(
+        self, scorer: Scorer, version: int, window: PartitionRange, partition: Partition
+    ) -> list[MatureNight]:
+        """Return the nights that are published and whose labels a partition knew, in order.
+
+        Args:
+            scorer: Of the version.
+            version: The version.
+            window: Their partitions.
+            partition: The partition that is scored; its as-of bounds the labels.
+
+        Raises:
+            SlowLevelError: Time is up.
+            DamagedInputError: Rows of a night differ from what was published.
+            WarehouseError: A query failed or took too long.
+        """
+        deadline = time.monotonic() + BUDGET_SECONDS
+        self._forget_before(window.first.day)
+        # A connection of its own: what fails or waits here ends nothing that scoring has begun.
+        with connect(self._hurried, self.application_name) as conn:
+            loads = published_records(conn, self.spec.features_dataset, window.days)
+            share = _sampled_share(sum(load.n_rows or 0 for load in loads))
+            scored: list[ScoredNight] = []
+            for load in loads:
+                # The clock is looked at between nights: each is a bounded number of rows.
+                if time.monotonic() > deadline:
+                    raise SlowLevelError(
+                        f"The level of {self.spec.name} on {partition} took too long.",
+                        expected=f"at most {BUDGET_SECONDS:g} s",
+                        got=f"{len(scored)} of {len(loads)} nights scored",
+                        todo="Nothing: the partition is scored without it.",
+                    )
+                scored.append(self._score(conn, scorer, version, load, share))
+            as_of = feature_as_of(conn, self.spec, partition)
+            query = TrainingQuery(conn, self.spec, window, partition, as_of)
+            labels = self._labels(query, share)
+        mature = [self._with_labels(entry, labels) for entry in scored]
+        return [entry for entry in mature if entry is not None]
+
+    @property
+    def _hurried(self) -> Settings:
+        limits = {"statement_timeout_seconds": STATEMENT_SECONDS}
+        return self.settings.model_copy(update=limits)
+
+    def _forget_before(self, first: dt.date) -> None:
+        """Drop the nights that no later partition of a range reads: the memory stays bounded."""
+        for name, kept in list(self._scored.items()):
+            if kept.features.partition_date < first:
+                del self._scored[name]
+
+    def _score(
+        self, conn: Connection, scorer: Scorer, version: int, load: LoadRecord, share: float
+    ) -> ScoredNight:
+        """Return the rows of a load with the version's raw scores; each load is scored once."""
+        name = (version, load.partition_date, share)
+        # A night that was published again meanwhile is another one.
+        if name not in self._scored or self._scored[name].features != load:
+            # Rows that changed since their publication would move a whole night.
+            refuse_damaged(conn, features_target(self.spec), [load])
+            key = self.spec.entity.key
+            query = features_of_load(self.spec, load, scorer.feature_names, share)
+            # In one order: the last bits of a mean depend on it.
+            rows = self._read(query).sort_by([(key, "ascending")])
+            keys = rows.column(key).combine_chunks()
+            self._scored[name] = ScoredNight(load, keys, scorer.raw(rows))
+        return self._scored[name]
+
+    def _labels(self, training_query: TrainingQuery, share: float) -> pa.Table:
+        """Return key and label of every entity whose outcome was known; a label may be null."""
+        from psycopg import sql
+
+        query = sql.SQL("select * from ({labels}) labels where {in_sample}").format(
+            labels=training_query.labels,
+            in_sample=in_sample(sql.Identifier(self.spec.entity.key), share),
+        )
+        return self._read(query, is_label_query=True)
+
+    def _with_labels(self, scored: ScoredNight, labels: pa.Table) -> MatureNight | None:
+        """Return a night with its outcomes; None while too few of them are known."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        known = labels.column(self.spec.entity.key).combine_chunks()
+        position = pc.index_in(scored.keys, known)
+        label = numbers(labels, self.spec.label.column)
+        is_known = pc.is_valid(position).to_numpy(zero_copy_only=False)
+        outcome = np.full(len(scored.keys), np.nan)
+        outcome[is_known] = label[pc.drop_null(position).to_numpy()]
+
+        # An entity that never gets a label is no reason to wait.
+        is_labelled = np.isfinite(outcome)
+        n_possible = int((is_labelled | ~is_known).sum())
+        n_labelled = int(is_labelled.sum())
+        if n_labelled < max(1.0, self.spec.monitoring.minimum_label_share * n_possible):
+            return None
+        keys = scored.keys.filter(pa.array(is_labelled))
+        # Keys and labels together: which outcomes were known decides as much as their values.
+        digest = sha256(scored.features.content_hash.encode())
+        digest.update("\n".join(map(str, keys.to_pylist())).encode())
+        digest.update(outcome[is_labelled].tobytes())
+        return MatureNight(
+            day=scored.features.partition_date,
+            label=outcome[is_labelled],
+            raw=scored.raw[is_labelled],
+            evidence=digest.hexdigest(),
+        )
+
+    def _read(self, query: sql.Composed, *, is_label_query: bool = False) -> pa.Table:
+        return read_arrow(
+            self._hurried, query, self.application_name, is_label_query=is_label_query
+        )
+
+
+def _sampled_share(n_rows: int) -> float:
+    """Return the share of the entities that is read: 1, a half, a quarter and so on."""
+    # Halves: neighbouring partitions of a range have the same share, and so share their nights.
+    share = 1.0
+    while n_rows * share > MAXIMUM_ROWS:
+        share /= 2
+    return share
