@@ -53,7 +53,7 @@ def load_scorer(spec: ModelSpec, model: TrainedModel) -> Scorer:
     """Return the scorer of a model, also on a machine that is too busy at the first try."""
     scoring = spec.scoring
     return retry_starved(
-        lambda: Scorer(model, scoring.reasons, scoring.engine),
+        lambda: Scorer(model, scoring.reasons, scoring.engine, spec.analytics.causes),
         LOADING_SECONDS,
     )
 
@@ -69,7 +69,7 @@ def try_version(
     model = load_version(settings, conn, spec, version)
     rows = read_sample(settings, spec, features, model.signature.names)
     retry_starved(
-        lambda: try_model(model, rows, scoring.reasons, scoring.engine),
+        lambda: try_model(model, rows, scoring.reasons, scoring.engine, spec.analytics.causes),
         LOADING_SECONDS,
     )
     return find_version(conn, spec.name, version).digest
