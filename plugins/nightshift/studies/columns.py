@@ -66,7 +66,7 @@ def _rank_correlations(matrix: Matrix) -> Matrix:
     # A constant column correlates with nothing.
     norms[norms == 0] = np.inf
     scaled = ranks / norms
-    return np.abs(scaled.T @ scaled)
+    return np.asarray(np.abs(scaled.T @ scaled))
 
 
 def night_constant_columns(spec: ModelSpec, rows: pa.Table) -> Iterator[Finding]:

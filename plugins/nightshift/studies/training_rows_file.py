@@ -150,10 +150,12 @@ def split_marks(spec: ModelSpec, rows: pa.Table, window: PartitionRange) -> np.n
 def allowed_columns(spec: ModelSpec) -> set[str]:
     """Return the columns that the spec names: no other column of the feature view leaves."""
     promotion = spec.promotion
-    checked = [part.column for part in (*promotion.slices, *promotion.fairness)]
+    slices = [part.column for part in promotion.slices]
+    groups = [part.column for part in promotion.fairness]
     columns = {
         *spec.features.names,
-        *checked,
+        *slices,
+        *groups,
         *spec.analytics.attributes,
         spec.entity.key,
         spec.event_timestamp,

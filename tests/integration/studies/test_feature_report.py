@@ -75,7 +75,7 @@ def test_a_repeated_report_replaces_the_first_and_a_month_has_one(court, spec, r
     count = "select count(*) from ml.feature_reports"
     assert court.conn.execute(count).fetchone() == (1,)
     assert not is_due(court.conn, spec)
-    court.conn.execute("update ml.feature_reports set partition_date = '2020-01-31'")
+    court.conn.execute("delete from ml.feature_reports")
     assert is_due(court.conn, spec)
 
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from nightshift.cli.app import app
 from nightshift.contracts.partitions import PartitionRange
+from nightshift.errors import ObjectStoreError
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_loader import RegistryError
 from nightshift.studies.known_rows import NoKnownRowsError
@@ -29,20 +30,20 @@ def versions(court):
 
 
 def unseen(court) -> np.ndarray:
-    # The fit ends with the validation days; the ten days after them are the hold-out.
+    # The fit ends with the validation days; a gap and ten days of hold-out follow.
     days = court.rows["partition_date"].to_numpy()
-    return days > np.datetime64("2020-02-03")
+    return days > np.datetime64("2020-02-02")
 
 
 def test_numbers_are_those_of_the_rows_that_no_version_has_seen(court, versions):
     blind, good = versions
     result = compare_versions(court.settings, court.spec, [blind, good])
-    assert result.window == PartitionRange.of("2020-02-04", "2020-02-13")
+    assert result.window == PartitionRange.of("2020-02-03", "2020-02-13")
     assert [version.n_seen_days for version in result.versions] == [0, 0]
 
     mask = unseen(court)
     rows = court.rows.filter(mask)
-    assert result.n_rows == rows.num_rows == 3000
+    assert result.n_rows == rows.num_rows == 3300
     label = rows["is_late"].to_numpy(zero_copy_only=False).astype(int)
     for number, model in versions.items():
         predictions = model.predictions(rows)
@@ -70,7 +71,7 @@ def test_numbers_are_those_of_the_rows_that_no_version_has_seen(court, versions)
     levels = {part.slice_level for part in result.numbers if part.slice_column == "carrier"}
     assert levels == {"A", "B", "C"}
     by_level = {part.slice_level: part.n_rows for part in result.numbers if part.slice_column}
-    assert sum(by_level.values()) == 3000
+    assert sum(by_level.values()) == 3300
 
 
 def test_the_interval_of_a_difference_holds_by_day(court, versions):
@@ -103,7 +104,7 @@ def test_seen_days_are_marked_and_too_few_unseen_ones_refused(court, versions):
     blind, good = versions
     window = PartitionRange.of("2020-01-30", "2020-02-05")
     result = compare_versions(court.settings, court.spec, [blind, good], window)
-    assert [version.n_seen_days for version in result.versions] == [5, 5]
+    assert [version.n_seen_days for version in result.versions] == [4, 4]
 
     late = court.register(court.fit(num_leaves=3), fit_end="2020-02-13").version
     with pytest.raises(ComparisonError, match="too few mature days"):
@@ -138,10 +139,19 @@ def test_the_command_prints_json_and_writes_nothing(court, versions, monkeypatch
 
 def _state(court) -> tuple:
     query = "select count(*), (select count(*) from ml.training_sets) from ml.model_versions"
-    objects = sorted(stored.key for stored in ObjectStore.open(court.settings).list(""))
+    objects = sorted(ObjectStore.open(court.settings).list(""))
     return court.conn.execute(query).fetchone(), objects
 
 
 def test_the_as_of_is_that_of_the_newest_partition(court, versions):
     result = compare_versions(court.settings, court.spec, list(versions))
     assert result.as_of == dt.datetime(2020, 2, 16, 5, tzinfo=dt.UTC)
+
+
+def test_without_the_bucket_it_ends_with_the_buckets_code_and_mlflow_is_not_needed(court, versions):
+    # The court has no MLflow at all.
+    assert not court.settings.mlflow_tracking_uri.get_secret_value()
+    away = {"s3_endpoint_url": "http://127.0.0.1:9", "s3_request_attempts": 1}
+    with pytest.raises(ObjectStoreError) as raised:
+        compare_versions(court.settings.model_copy(update=away), court.spec, list(versions))
+    assert raised.value.code == "NS-LAKE-001"

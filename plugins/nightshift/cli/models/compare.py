@@ -14,7 +14,8 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.settings import load_settings
 
 if TYPE_CHECKING:
-    from nightshift.studies.version_comparison import ComparedNumber, VersionComparison
+    from nightshift.studies.compared_numbers import ComparedNumber
+    from nightshift.studies.version_comparison import VersionComparison
 
 HEADERS = (
     "slice",
