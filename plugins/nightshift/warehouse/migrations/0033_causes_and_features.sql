@@ -7,7 +7,7 @@ begin
     for predictions_table in
         select c.oid from pg_class c
         where c.relnamespace = 'predictions'::regnamespace and c.relkind = 'r'
-            and exists (select from pg_attribute where attrelid = c.oid and attname = 'score_source_reason')
+            and exists (select from pg_attribute where attrelid = c.oid and attname = 'score_source')
     loop
         execute format('alter table %s add column if not exists causes jsonb', predictions_table);
     end loop;
