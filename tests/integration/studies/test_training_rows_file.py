@@ -52,7 +52,7 @@ def test_a_training_afterwards_records_the_same_digest(court, tmp_path):
 
 def test_recency_weights_are_those_of_the_fit(court, tmp_path):
     training = court.spec.training
-    recipe = training.recipe.model_copy(update={"half_life_days": 10.0})
+    recipe = training.recipe.model_copy(update={"half_life_days": 10})
     training = training.model_copy(update={"recipe": recipe})
     spec = court.spec.model_copy(update={"training": training})
     write_training_rows(court.settings, spec, NIGHT, tmp_path / "rows.parquet")
