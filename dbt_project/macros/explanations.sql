@@ -93,6 +93,32 @@ left join {{ spec.words }} as w{{ index }}
     {%- endfor %}
 {%- endmacro %}
 
+{#- The declared cause of a feature; null without one. -#}
+{% macro cause_of(spec, feature) -%}
+    {%- if spec.causes -%}
+    case {{ feature }}
+        {%- for name, words, features in spec.causes %}
+        {%- for feature_name in features %}
+        when '{{ feature_name }}' then '{{ name | replace("'", "''") }}'
+        {%- endfor %}
+        {%- endfor %}
+    end
+    {%- else -%}
+    null::text
+    {%- endif -%}
+{%- endmacro %}
+
+{#- What a cause says, as the beginning of a sentence; a cause that is declared no more says its name. -#}
+{% macro words_of_cause(spec, cause) -%}
+    case {{ cause }}
+        {%- for name, words, features in spec.causes %}
+        when '{{ name | replace("'", "''") }}' then '{{ words | replace("'", "''") }}'
+        {%- endfor %}
+        when 'other' then 'everything else'
+        else {{ cause }}
+    end
+{%- endmacro %}
+
 {#- One row per reason of the predictions that count now. -#}
 {% macro prediction_reasons(spec) -%}
 select
@@ -107,7 +133,7 @@ select
     (r.reason ->> 'contribution')::double precision * {{ effect_factor(spec, "t", "e") }} as effect,
     r.reason ->> 'feature' as feature,
     coalesce(w.label, replace(r.reason ->> 'feature', '_', ' ')) as label,
-    w.cause,
+    {{ cause_of(spec, "r.reason ->> 'feature'") }} as cause,
     r.reason ->> 'value' as value,
     w.unit,
     u.usual_low,
@@ -126,6 +152,56 @@ cross join lateral jsonb_array_elements(t.reasons) with ordinality as r (reason,
 left join {{ spec.references }} as u
     on u.model = '{{ spec.name }}' and t.model_version = u.version and r.reason ->> 'feature' = u.feature
 left join {{ spec.words }} as w on w.feature_view = '{{ spec.feature_view }}' and r.reason ->> 'feature' = w.feature
+{%- endmacro %}
+
+{#- One row per cause of the predictions that count now: the exact sum of its features, of all of them and not of the published reasons.
+    The strongest published reason of a cause says what it is about. -#}
+{% macro prediction_causes(spec) -%}
+select
+    t."{{ spec.key }}",
+    {{ predicted_day(spec, "t") }} as predicted_day,
+    c.rank::smallint as rank,
+    replace(
+        predictions.reason_in_words(
+            {{ words_of_cause(spec, "c.cause") }}, '""', '', null, null, null, c.contribution * {{ effect_factor(spec, "t", "e") }}, '{{ spec.effect_unit }}'
+        ), ' : ', ': '
+    ) || coalesce(
+        ', above all ' || predictions.reason_in_words(
+            coalesce(w.label, replace(s.reason ->> 'feature', '_', ' ')), s.reason -> 'value', w.unit, u.usual_low, u.usual_high, u.usual_level,
+            null, ''
+        ), ''
+    ) as reason,
+    c.contribution * {{ effect_factor(spec, "t", "e") }} as effect,
+    abs(c.contribution) / nullif(c.total, 0) as share,
+    c.cause,
+    {{ words_of_cause(spec, "c.cause") }} as words,
+    s.reason ->> 'feature' as strongest_feature,
+    c.contribution,
+    {% if spec.is_binary %}t.probability{% else %}t.score as prediction{% endif %},
+    {% if spec.is_binary %}{{ base_probability(spec, "e") }} as base_probability{% else %}{{ base_raw(spec, "e") }} as base_value{% endif %},
+    t.model_version,
+    l.published_at,
+    t.partition_date,
+    t.load_id
+{{ prediction_rows(spec, false) }}
+cross join lateral (
+    select
+        sums.cause,
+        sums.contribution,
+        row_number() over (order by abs(sums.contribution) desc, sums.cause) as rank,
+        sum(abs(sums.contribution)) over () as total
+    from (select key as cause, value::double precision as contribution from jsonb_each_text(t.causes)) as sums
+) as c
+left join lateral (
+    select r.reason
+    from jsonb_array_elements(t.reasons) with ordinality as r (reason, position)
+    where coalesce({{ cause_of(spec, "r.reason ->> 'feature'") }}, 'other') = c.cause
+    order by r.position
+    limit 1
+) as s on true
+left join {{ spec.references }} as u
+    on u.model = '{{ spec.name }}' and t.model_version = u.version and s.reason ->> 'feature' = u.feature
+left join {{ spec.words }} as w on w.feature_view = '{{ spec.feature_view }}' and s.reason ->> 'feature' = w.feature
 {%- endmacro %}
 
 {#- What a prediction was before, and what it is now: after a rerun, and since the night before. Contributions are compared on the

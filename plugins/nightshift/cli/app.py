@@ -18,7 +18,7 @@ from nightshift.cli.data import (
     quarantine,
     redo,
 )
-from nightshift.cli.models import evidence, models, rollback, train
+from nightshift.cli.models import compare, evidence, features, models, rollback, train, training_set
 from nightshift.cli.operations import (
     acts,
     analyst,
@@ -58,7 +58,7 @@ app = typer.Typer(
 COMMANDS = {
     SERVICES: (up, status, doctor, down, migrate, psql, page, airflow),
     DATA: (deliver, deliver_history, backfill, redo, profile, dbt),
-    MODELS: (train, models, evidence, rollback),
+    MODELS: (train, models, compare, training_set, evidence, rollback),
     PREDICTIONS: (score, shadow, monitor, report, why, repro, tile),
     OPERATIONS: (
         why_not,
@@ -82,6 +82,7 @@ for panel, modules in COMMANDS.items():
 app.add_typer(drop.app, name="drop", rich_help_panel=DATA)
 app.add_typer(contract.app, name="contract", rich_help_panel=DATA)
 app.add_typer(quarantine.app, name="quarantine", rich_help_panel=DATA)
+app.add_typer(features.app, name="features", rich_help_panel=MODELS)
 app.add_typer(incidents.app, name="incidents", rich_help_panel=OPERATIONS)
 app.add_typer(plan.app, name="plan", rich_help_panel=OPERATIONS)
 app.add_typer(notices.app, name="notices", rich_help_panel=OPERATIONS)

@@ -214,6 +214,13 @@ class ModelSpec(NamedDocument):
         return self
 
     @model_validator(mode="after")
+    def _causes_have_features(self) -> ModelSpec:
+        unknown = sorted(self.analytics.cause_of.keys() - set(self.features.names))
+        if unknown:
+            raise ValueError(f"analytics.causes: {', '.join(unknown)} is no feature of the model")
+        return self
+
+    @model_validator(mode="after")
     def _rule_gives_a_probability(self) -> ModelSpec:
         default = self.scoring.fallback.default
         if self.task is Task.BINARY and not 0 <= default <= 1:

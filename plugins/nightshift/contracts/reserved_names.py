@@ -25,7 +25,7 @@ RAW_TABLES = frozenset({"ingested_drops"})
 PREDICTION_COLUMNS = frozenset({
     "partition_date", "load_id", "shard", "event_timestamp", "score", "probability", "decile",
     "is_positive", "reasons", "model_version", "features_as_of", "score_source",
-    "score_source_reason", "run_id", "published_at", "superseded_at", "outcome",
+    "score_source_reason", "run_id", "published_at", "superseded_at", "outcome", "causes",
     "outcome_known_at", "is_mature",
 })  # fmt: skip
 # Columns of the analysts' views, in addition to those of prediction tables.
@@ -39,7 +39,7 @@ FEATURE_COLUMNS = frozenset({"partition_date", "load_id", "as_of"})
 _PARTITION_INDEX, _LARGE, _PRIMARY_KEY = "_by_partition", "$large", "_pkey"
 # What follows a model's name in the analysts' views; older versions of a view end in _v<n>.
 VIEW_SUFFIXES = (
-    "current", "history", "outcomes", "reasons", "changes", "performance", "versions",
+    "current", "history", "outcomes", "reasons", "causes", "changes", "performance", "versions",
 )  # fmt: skip
 _VIEWS = tuple(f"_{suffix}" for suffix in VIEW_SUFFIXES)
 _OLD_VIEW = re.compile(rf"(.+)_({'|'.join(VIEW_SUFFIXES)})_v[0-9]+")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import chain
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from nightshift.contracts.reserved_names import PREDICTION_COLUMNS, VIEW_COLUMNS
 from nightshift.contracts.yaml_document import Frozen, Identifier, PositiveInt
+
+OTHER_CAUSE = "other"
+"""Features that no declared cause names."""
 
 # Who computes raw scores. Source: docs/adr/0022-engines.md.
 EngineChoice = Literal["auto", "lightgbm", "quickscorer"]
@@ -95,6 +100,27 @@ class Scoring(Frozen):
     rescue_minutes_before_deadline: PositiveInt = 60
 
 
+class Cause(Frozen):
+    """A group of features that a person would name as one reason.
+
+    Attributes:
+        name: Short, for a column; contributions are stored under it.
+        words: What the group says, as the beginning of a sentence; empty takes the name.
+        features: Its features.
+    """
+
+    name: str = Field(min_length=1, max_length=60)
+    words: str = ""
+    features: tuple[Identifier, ...] = Field(min_length=1)
+
+    @field_validator("name")
+    @classmethod
+    def _is_not_the_rest(cls, name: str) -> str:
+        if name == OTHER_CAUSE:
+            raise ValueError(f"{OTHER_CAUSE!r} holds the features that no cause names")
+        return name
+
+
 class Analytics(Frozen):
     """What the views of schema ``analytics`` say of a model besides its predictions.
 
@@ -104,11 +130,32 @@ class Analytics(Frozen):
         unit: Unit of the predicted value, such as ``minutes``; binary models need none.
         version: Raise it when an attribute goes or changes its type: the views of before stay under
             names with the old version.
+        causes: Groups of features that explain a prediction together; a feature is in one at most.
+            The view of causes says what each adds.
     """
 
     attributes: tuple[Identifier, ...] = ()
     unit: str = ""
     version: PositiveInt = 1
+    causes: tuple[Cause, ...] = ()
+
+    @property
+    def cause_of(self) -> dict[str, str]:
+        """Return the cause of each feature that has one, by feature."""
+        causes: dict[str, str] = {}
+        for cause in self.causes:
+            causes |= dict.fromkeys(cause.features, cause.name)
+        return causes
+
+    @field_validator("causes")
+    @classmethod
+    def _are_disjoint(cls, causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
+        names = Counter(cause.name for cause in causes)
+        names.update(chain.from_iterable(cause.features for cause in causes))
+        twice = sorted(name for name, count in names.items() if count > 1)
+        if twice:
+            raise ValueError(f"each cause and each feature once; {', '.join(twice)} is there twice")
+        return causes
 
     @field_validator("attributes")
     @classmethod

@@ -51,18 +51,18 @@ def load_version(
     return model
 
 
-def load_scorer(spec: ModelSpec, model: TrainedModel, n_reasons: int | None = None) -> Scorer:
+def load_scorer(spec: ModelSpec, model: TrainedModel, *, with_reasons: bool = True) -> Scorer:
     """Return the scorer of a model, also on a machine that is too busy at the first try.
 
     Args:
-        spec: The model.
-        model: Its trees.
-        n_reasons: By default those that the spec publishes.
+        spec: The model's spec.
+        model: The model.
+        with_reasons: Whether it gives the reasons and causes that the spec publishes.
     """
     scoring = spec.scoring
-    n_reasons = scoring.reasons if n_reasons is None else n_reasons
+    n_reasons, causes = (scoring.reasons, spec.analytics.causes) if with_reasons else (0, ())
     return retry_starved(
-        lambda: Scorer(model, n_reasons, scoring.engine),
+        lambda: Scorer(model, n_reasons, scoring.engine, causes),
         LOADING_SECONDS,
     )
 
@@ -86,7 +86,7 @@ def try_version(
     model = load_version(settings, conn, spec, version)
     rows = read_sample(settings, spec, features, model.signature.names)
     retry_starved(
-        lambda: try_model(model, rows, scoring.reasons, scoring.engine),
+        lambda: try_model(model, rows, scoring.reasons, scoring.engine, spec.analytics.causes),
         LOADING_SECONDS,
     )
     return TriedVersion(find_version(conn, spec.name, version), model)

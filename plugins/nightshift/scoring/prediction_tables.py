@@ -111,6 +111,7 @@ create table {predictions} (
     )),
     score_source_reason text,
     run_id text not null,
+    causes jsonb,
     primary key (load_id, partition_date, {key})
 )
 """

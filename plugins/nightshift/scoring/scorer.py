@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
 from nightshift.models.engines.engine import choose_engine
 from nightshift.models.shapley.shap_values import Contributions
-from nightshift.scoring.reasons import top_reasons
+from nightshift.scoring.reasons import sums_by_cause, top_reasons
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pyarrow as pa
 
-    from nightshift.contracts.scoring_spec import EngineChoice
+    from nightshift.contracts.scoring_spec import Cause, EngineChoice
     from nightshift.models.trained_model import TrainedModel
 
     Vector = npt.NDArray[np.float64]
@@ -43,12 +44,19 @@ class Scorer:
         model: The model.
         n_reasons: Number of top reasons per row; without any, contributions are not loaded.
         engine: ``scoring.engine`` of the spec.
+        causes: ``analytics.causes`` of the spec.
     """
 
-    def __init__(self, model: TrainedModel, n_reasons: int, engine: EngineChoice = "auto") -> None:
-        self._model, self._n_reasons = model, n_reasons
+    def __init__(
+        self,
+        model: TrainedModel,
+        n_reasons: int,
+        engine: EngineChoice = "auto",
+        causes: Sequence[Cause] = (),
+    ) -> None:
+        self._model, self._n_reasons, self._causes = model, n_reasons, causes
         self.engine = choose_engine(model, engine)
-        self.contributions = Contributions(model) if n_reasons else None
+        self.contributions = Contributions(model) if n_reasons or causes else None
 
     @property
     def feature_names(self) -> list[str]:
@@ -73,7 +81,7 @@ class Scorer:
 
         Returns:
             Shape (n, 5), in the order of the rows; probability and is_positive are null unless the
-                model is binary.
+                model is binary. With causes a sixth column, ``causes``.
 
         Raises:
             SignatureError: The rows do not fit the model's signature.
@@ -99,15 +107,16 @@ class Scorer:
         added = self.contributions.of(matrix) if self.contributions else matrix
         names = self._model.signature.names
         reasons = top_reasons(added, names, table, self._n_reasons)
-        return pa.table(
-            {
-                "score": pa.array(predicted.score),
-                "probability": probability,
-                "decile": pa.array(deciles),
-                "is_positive": is_positive,
-                "reasons": reasons,
-            }
-        )
+        columns = {
+            "score": pa.array(predicted.score),
+            "probability": probability,
+            "decile": pa.array(deciles),
+            "is_positive": is_positive,
+            "reasons": reasons,
+        }
+        if self._causes:
+            columns["causes"] = sums_by_cause(added, names, self._causes)
+        return pa.table(columns)
 
 
 def score_rows(
@@ -159,7 +168,11 @@ def _refuse_unusable(score: Vector, probability: Vector | None) -> None:
 
 
 def try_model(
-    model: TrainedModel, rows: pa.Table, n_reasons: int, engine: EngineChoice = "auto"
+    model: TrainedModel,
+    rows: pa.Table,
+    n_reasons: int,
+    engine: EngineChoice = "auto",
+    causes: Sequence[Cause] = (),
 ) -> None:
     """Score a sample of rows to prove that the model works, before a shard relies on it.
 
@@ -169,7 +182,7 @@ def try_model(
     """
     import numpy as np
 
-    scorer = Scorer(model, n_reasons, engine)
+    scorer = Scorer(model, n_reasons, engine, causes)
     scorer.score(rows)
     if scorer.contributions is None:
         return

@@ -144,7 +144,7 @@ def _scored_batches(job: ShardJob, models: Mapping[int, TrainedModel]) -> Iterat
 def _prediction_rows(
     job: ShardJob, version: int, days: Sequence[DayPlan], rows: pa.RecordBatch, scored: pa.Table
 ) -> pa.Table:
-    """Return the columns of the predictions table, shape (n, 15)."""
+    """Return the columns of the predictions table, shape (n, 15), with causes (n, 16)."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

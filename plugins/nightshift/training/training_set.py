@@ -28,6 +28,7 @@ from nightshift.warehouse.damage import published_records, refuse_damaged
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
@@ -80,36 +81,18 @@ def build_training_set(
         ObjectStoreError: The object store cannot be reached.
     """
     with connect(settings, run.application_name) as conn:
-        days = mature_window(spec, partition).days
-        loads = published_records(conn, spec.features_dataset, days)
-        published = [load.partition_date for load in loads]
-        window = _complete_window(spec, published, partition)
-        _refuse_unfit_relations(conn, spec)
-        # Rows that vanished or changed since their publication would be trained on silently.
-        refuse_damaged(conn, features_target(spec), loads)
-
-        as_of = feature_as_of(conn, spec, partition)
-        training_query = TrainingQuery(conn, spec, window, partition, as_of)
-        _refuse_recurring_keys(training_query)
-        sampled_share = _sampled_share(training_query)
-        query = training_query.rows(sampled_share)
-        rows = training_query.read(settings, query, run.application_name)
-        check_rows(spec, rows)
-        # The split is the one that the fit will use.
-        split = split_window(window, spec.training)
-        # Refuse now what a fit would refuse after minutes.
-        check_window(spec, rows, split)
-
+        selected = select_training_rows(settings, conn, spec, partition, run.application_name)
         store = ObjectStore.open(settings)
         store.ensure_bucket()
-        snapshot = write_snapshot(store, rows, f"training_sets/{spec.name}/{partition}")
+        prefix = f"training_sets/{spec.name}/{partition}"
+        snapshot = write_snapshot(store, selected.rows, prefix)
         training_set = TrainingSet(
             key=snapshot.key,
             sha256=snapshot.sha256,
-            n_rows=rows.num_rows,
+            n_rows=snapshot.n_rows,
             partition=partition,
-            window=window,
-            as_of=as_of,
+            window=selected.window,
+            as_of=selected.as_of,
         )
         # What ``nightshift repro`` needs to make the same rows again.
         manifest = {
@@ -117,11 +100,11 @@ def build_training_set(
             "sha256": snapshot.sha256,
             "n_rows": snapshot.n_rows,
             "partition": partition.key,
-            "as_of": as_of.isoformat(),
-            "window": str(window),
-            "query": query.as_string(None),
-            "partitions": [_as_json(load) for load in loads],
-            "sampled_share": sampled_share,
+            "as_of": selected.as_of.isoformat(),
+            "window": str(selected.window),
+            "query": selected.query.as_string(None),
+            "partitions": [_as_json(load) for load in selected.loads],
+            "sampled_share": selected.sampled_share,
             "features": list(spec.features.names),
             "label": spec.label.column,
             "spec_digest": spec.digest,
@@ -130,6 +113,54 @@ def build_training_set(
         _record(conn, store, spec, training_set, manifest, run)
         hit(Failpoint.TRAINING_SET_AFTER, lambda: lose(conn))
     return training_set
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows that a training of a partition reads, and where they come from.
+
+    Attributes:
+        rows: All columns of the feature view and the label, in their total order.
+        window: Their feature partitions.
+        as_of: Cut-off of the labels, UTC, included.
+        query: What read them.
+        loads: The feature loads that were published then.
+        sampled_share: Share of the entities, 1 for all.
+    """
+
+    rows: pa.Table
+    window: PartitionRange
+    as_of: dt.datetime
+    query: sql.Composed
+    loads: list[LoadRecord]
+    sampled_share: float
+
+
+def select_training_rows(
+    settings: Settings, conn: Connection, spec: ModelSpec, partition: Partition, name: str
+) -> TrainingRows:
+    """Return the rows that a training of a partition reads now; nothing is written.
+
+    Raises: as ``build_training_set``, without the store's.
+    """
+    days = mature_window(spec, partition).days
+    loads = published_records(conn, spec.features_dataset, days)
+    published = [load.partition_date for load in loads]
+    window = _complete_window(spec, published, partition)
+    _refuse_unfit_relations(conn, spec)
+    # Rows that vanished or changed since their publication would be trained on silently.
+    refuse_damaged(conn, features_target(spec), loads)
+
+    as_of = feature_as_of(conn, spec, partition)
+    training_query = TrainingQuery(conn, spec, window, partition, as_of)
+    _refuse_recurring_keys(training_query)
+    sampled_share = _sampled_share(training_query)
+    query = training_query.rows(sampled_share)
+    rows = training_query.read(settings, query, name)
+    check_rows(spec, rows)
+    # Refuse now what a fit would refuse after minutes: the split is the one that it will use.
+    check_window(spec, rows, split_window(window, spec.training))
+    return TrainingRows(rows, window, as_of, query, loads, sampled_share)
 
 
 def find_training_set(conn: Connection, key: str) -> TrainingSet:

@@ -22,6 +22,10 @@ VOLATILE_COLUMNS = frozenset(
 """Columns that tell how a row came here, not its content: left out of the content hash."""
 VERSION_COLUMNS = frozenset({"known_at"})
 """Left out for raw data too: the same content delivered again is the same version."""
+DERIVED_COLUMNS = {"predictions": frozenset({"causes"})}
+"""By schema: sums of what is hashed already, for people. Another grouping of the same contributions
+is not another prediction. Source: docs/adr/0053-causes-and-features.md.
+"""
 _MAJOR_VERSION = 10_000
 """Divisor of the server's version: 160004 is PostgreSQL 16.4."""
 _UNHASHABLE_TYPES = frozenset(
@@ -148,6 +152,7 @@ def _key_condition(keys: Collection[LoadKey]) -> sql.Composed:
 def _hashed_columns(conn: Connection, target: Target) -> dict[str, str]:
     """Return the type of each column that is content, by name, in the order of the names."""
     left_out = VOLATILE_COLUMNS | VERSION_COLUMNS if target.is_versioned else VOLATILE_COLUMNS
+    left_out |= DERIVED_COLUMNS.get(target.schema, frozenset())
     columns = table_columns(conn, target.schema, target.table)
     return {name: columns[name].bare_type for name in sorted(columns.keys() - left_out)}
 

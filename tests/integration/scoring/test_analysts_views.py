@@ -27,7 +27,7 @@ from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.registry.model_versions import record_missing_explanations
 from nightshift.scoring.pipeline import score
-from nightshift.scoring.prediction_tables import ensure_prediction_relations
+from nightshift.scoring.prediction_tables import ensure_prediction_relations, predictions_target
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.warehouse.analysts.grants import apply_grants
 from nightshift.warehouse.analysts.tile import (
@@ -39,6 +39,7 @@ from nightshift.warehouse.analysts.tile import (
     render_svg,
 )
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.content_hash import measure
 from nightshift.warehouse.relations.prediction_views import ViewContractError
 
 pytestmark = [
@@ -55,7 +56,11 @@ PARCEL = "2013-07-01-8"
 
 def shown_spec() -> ModelSpec:
     scoring = make_spec().scoring.model_dump() | {"reasons": 3}
-    return make_spec(analytics={"attributes": ["depot"]}, scoring=scoring)
+    causes = [
+        {"name": "size", "words": "size of the parcel", "features": ["weight_kg"]},
+        {"name": "depot's days", "features": ["depot"]},
+    ]
+    return make_spec(analytics={"attributes": ["depot"], "causes": causes}, scoring=scoring)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +80,9 @@ def state(
         with open_registry(settings, tmp_path_factory.mktemp("suites")) as registry:
             conn = registry.conn
             conn.execute(
-                "insert into ops.feature_words values"
-                " ('parcel', 'weight_kg', 'weight', 'kg', 'size', 'Weight of the parcel.'),"
-                " ('parcel', 'late_rate_7d', 'late parcels, 7 days', 'share', 'depot', 'Share.')"
+                "insert into ops.feature_words (feature_view, feature, label, unit, description)"
+                " values ('parcel', 'weight_kg', 'weight', 'kg', 'Weight of the parcel.'),"
+                " ('parcel', 'late_rate_7d', 'late parcels, 7 days', 'share', 'Share.')"
             )
             create_shared_views(conn)
             registry.promote("2013-07-01")
@@ -184,6 +189,49 @@ def test_reasons_have_one_row_each_with_description_and_unit(scored):
     assert total == pytest.approx(gain, abs=1e-3)
 
 
+def test_causes_are_exact_sums_of_their_features_in_points_and_in_words(scored):
+    query = "select * from analytics.parcel_late_causes where parcel_id = %s order by rank"
+    causes = rows(scored.conn, query, PARCEL)
+    assert {row["cause"] for row in causes} == {"size", "depot's days", "other"}
+    reasons = rows(scored.conn, query.replace("_causes", "_reasons"), PARCEL)
+    # Each cause has one feature here, so its sum is that feature's contribution.
+    added = {row["cause"] or "other": row["contribution"] for row in reasons}
+    for row in causes:
+        assert row["contribution"] == pytest.approx(added[row["cause"]], abs=1e-6)
+    assert sum(row["share"] for row in causes) == pytest.approx(1)
+
+    by_row = rows(
+        scored.conn,
+        "select sum(effect) as effect, min(probability) as probability,"
+        " min(base_probability) as base, array_agg(rank order by abs(effect) desc) as ranks"
+        " from analytics.parcel_late_causes group by parcel_id",
+    )
+    assert len(by_row) == 100
+    for row in by_row:
+        gain = 100 * (row["probability"] - row["base"])
+        assert row["effect"] == pytest.approx(gain, abs=1e-6)
+        assert row["ranks"] == [1, 2, 3]
+
+    size = next(row for row in causes if row["cause"] == "size")
+    sign = MINUS if size["effect"] < 0 else "+"
+    assert re.fullmatch(
+        rf"size of the parcel: {re.escape(sign)}[\d.]+ points, above all weight 14 kg"
+        rf" \(usual 3{TO}12\)",
+        size["reason"],
+    )
+    words = {row["cause"]: row["words"] for row in causes}
+    assert (words["depot's days"], words["other"]) == ("depot's days", "everything else")
+
+
+def test_another_grouping_is_not_another_prediction(scored):
+    target = predictions_target(shown_spec())
+    before = measure(scored.conn, target, 1) | measure(scored.conn, target, 2)
+    scored.conn.execute("update predictions.parcel_late set causes = null")
+    assert measure(scored.conn, target, 1) | measure(scored.conn, target, 2) == before
+    scored.conn.execute("update predictions.parcel_late set reasons = '[]'")
+    assert measure(scored.conn, target, 1) | measure(scored.conn, target, 2) != before
+
+
 def test_changes_name_what_moved_a_prediction_after_a_rerun(scored):
     query = "select * from analytics.parcel_late_changes where comparison = 'rerun'"
     changes = rows(scored.conn, query)
@@ -286,7 +334,7 @@ def test_an_analyst_reads_every_view_and_calls_no_function_of_theirs(state):
 
     query = "select viewname from pg_views where schemaname = 'analytics'"
     views = [name for (name,) in state.conn.execute(query)]
-    assert len(views) == 12
+    assert len(views) == 13
     with connect(as_admin(state.settings), "test admin") as admin:
         apply_grants(admin)
         admin.execute("set role analyst")

@@ -171,3 +171,13 @@ def test_skipped_times_are_those_that_no_clock_shows_on_some_night(timezone, ski
     assert (skipped in found) if skipped else (found == [])
     assert "01:45" not in found
     assert "03:00" not in found
+
+
+def test_causes_group_the_features_of_the_model(edited):
+    spec = load_spec(MODELS, "flight_delayed")
+    assert set(spec.analytics.cause_of) == set(spec.features.names)
+    assert len(spec.analytics.causes) == 7
+    message, _ = edited(
+        "    - name: aircraft\n", "    - {name: x, features: [snow]}\n    - name: a\n"
+    )
+    assert "snow is no feature of the model" in message

@@ -7,8 +7,11 @@ import math
 
 import numpy as np
 import pyarrow as pa
+import pytest
+from pydantic import ValidationError
 
-from nightshift.scoring.reasons import top_reasons
+from nightshift.contracts.scoring_spec import Analytics, Cause
+from nightshift.scoring.reasons import sums_by_cause, top_reasons
 
 ROWS = pa.table(
     {"weight_kg": [1.5, math.nan], "depot": ["north", None], "late_rate_7d": [0.5, 0.25]}
@@ -93,3 +96,28 @@ def test_a_numbers_of_decimals_is_kept_when_contributions_are_tiny():
     ).to_pylist()
 
     assert [reason["contribution"] for reason in json.loads(text)] == [-1234567.0, 0.000001]
+
+
+CAUSES = [
+    Cause(name="size", features=("weight_kg",)),
+    Cause(name='the "depot"', features=("depot", "late_rate_7d", "of_another_version")),
+    Cause(name="unused", features=("of_another_version_too",)),
+]
+
+
+def test_sums_by_cause_are_exact_and_what_no_cause_names_is_the_rest():
+    added = np.array([[0.1, -0.4, 0.3], [1e-7, 0.25, -0.25]])
+    first, second = sums_by_cause(added, NAMES, CAUSES).to_pylist()
+    assert json.loads(first) == {"size": 0.1, 'the "depot"': pytest.approx(-0.1, abs=1e-9)}
+    assert json.loads(second) == {"size": 1e-7, 'the "depot"': 0}
+
+    (rest, _) = sums_by_cause(added, NAMES, CAUSES[:1]).to_pylist()
+    assert json.loads(rest) == {"size": 0.1, "other": pytest.approx(-0.1, abs=1e-9)}
+    assert sums_by_cause(added[:0], NAMES, CAUSES).to_pylist() == []
+
+
+def test_a_feature_is_in_one_cause_and_the_rest_has_no_other_name():
+    with pytest.raises(ValidationError, match="weight_kg is there twice"):
+        Analytics(causes=(CAUSES[0], Cause(name="heavy", features=("weight_kg",))))
+    with pytest.raises(ValidationError, match="no cause names"):
+        Cause(name="other", features=("weight_kg",))

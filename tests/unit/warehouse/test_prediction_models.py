@@ -154,7 +154,9 @@ def selected_columns(select: str) -> list[str]:
     body = re.split(r"^select\n", select, flags=re.MULTILINE)[-1].split("\nfrom ")[0]
     # Only a comma at the depth of the select itself ends a column.
     depth, parts = 0, [""]
-    for character in re.sub(r"--.*", "", body):
+    # Neither does one within words.
+    without_words = re.sub(r"'[^']*'", "''", re.sub(r"--.*", "", body))
+    for character in without_words:
         depth += {"(": 1, ")": -1}.get(character, 0)
         if character == "," and depth == 0:
             parts.append("")

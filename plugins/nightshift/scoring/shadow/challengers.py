@@ -114,7 +114,7 @@ def _load(finder: LevelFinder, stream: str, number: int, features: LoadRecord) -
     """Load a version, let it score a sample of the rows, and find its level."""
     settings, conn, spec = finder.settings, finder.conn, finder.spec
     model = load_version(settings, conn, spec, number)
-    scorer = load_scorer(spec, model, n_reasons=0)
+    scorer = load_scorer(spec, model, with_reasons=False)
     sample = read_sample(settings, spec, features, scorer.feature_names)
     # A score that is not finite is found here, before a stream stops in the middle.
     scorer.score(sample)

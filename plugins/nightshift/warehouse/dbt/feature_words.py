@@ -1,7 +1,7 @@
 """Keep the words of features in the warehouse: reasons are put into words by SQL.
 
 A column of a feature view declares them once, in the dbt project: its description, and ``meta``
-with ``label``, ``unit`` and ``cause``.
+with ``label`` and ``unit``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ def _words(feature_view: str, column: dict[str, Any]) -> dict[str, str]:
     words = {
         "label": name.replace("_", " "),
         "unit": "",
-        "cause": "",
     }
     for word in words.keys() & meta.keys():
         words[word] = str(meta[word])
@@ -57,11 +56,10 @@ def _words(feature_view: str, column: dict[str, Any]) -> dict[str, str]:
 
 # Words of a column that is gone stay: older predictions still name it.
 _KEEP = """
-insert into ops.feature_words as kept (feature_view, feature, label, unit, cause, description)
-values (%(feature_view)s, %(feature)s, %(label)s, %(unit)s, %(cause)s, %(description)s)
+insert into ops.feature_words as kept (feature_view, feature, label, unit, description)
+values (%(feature_view)s, %(feature)s, %(label)s, %(unit)s, %(description)s)
 on conflict (feature_view, feature) do update
-set label = excluded.label, unit = excluded.unit, cause = excluded.cause,
-    description = excluded.description
-where (kept.label, kept.unit, kept.cause, kept.description)
-    is distinct from (excluded.label, excluded.unit, excluded.cause, excluded.description)
+set label = excluded.label, unit = excluded.unit, description = excluded.description
+where (kept.label, kept.unit, kept.description)
+    is distinct from (excluded.label, excluded.unit, excluded.description)
 """

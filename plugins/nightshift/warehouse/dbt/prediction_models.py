@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.model_spec import read_specs
 from nightshift.warehouse.relations.prediction_columns import (
-    PREDICTION_COLUMNS,
+    TABLE_COLUMNS,
     describe_columns,
     describe_table,
 )
@@ -100,14 +100,13 @@ def model_files(spec: ModelSpec, dbt_project_dir: Path) -> dict[str, str]:
 
 def _view_sql(spec: ModelSpec, suffix: str) -> str:
     """Return the call of a view's macro, with relations by source and ref."""
-    words = {
-        "model": spec.name,
-        "dataset": spec.predictions_dataset,
-        "key": spec.entity.key,
-        "maturity_days": spec.label.maturity_days,
-    }
     if suffix in _SQL_V1:
-        return _SQL_V1[suffix].substitute(words)
+        return _SQL_V1[suffix].substitute(
+            model=spec.name,
+            dataset=spec.predictions_dataset,
+            key=spec.entity.key,
+            maturity_days=spec.label.maturity_days,
+        )
     relations = {
         name: f"source('{schema}', '{table}')" for name, (schema, table) in RELATIONS.items()
     }
@@ -118,7 +117,10 @@ def _view_sql(spec: ModelSpec, suffix: str) -> str:
     read = {name: relations[name] for name in _READS[suffix]}
     if suffix in _WITH_ATTRIBUTES and spec.analytics.attributes:
         read["features"] = relations["features"]
-    lines = [f"    '{name}': {_literal(value)}" for name, value in spec_words(spec).items()]
+    words = spec_words(spec)
+    if suffix not in _WITH_CAUSES:
+        del words["causes"]
+    lines = [f"    '{name}': {_literal(value)}" for name, value in words.items()]
     lines += [f"    '{name}': {relation}" for name, relation in read.items()]
     arguments = ",\n".join(lines)
     return f"{{{{ {VIEW_MACROS[suffix]}(spec={{\n{arguments}\n}}) }}}}\n"
@@ -168,12 +170,14 @@ _READS = {
     "history": _ROW_RELATIONS,
     "outcomes": (*_ROW_RELATIONS, "label_function"),
     "reasons": _ROW_RELATIONS,
+    "causes": _ROW_RELATIONS,
     "changes": ("explanations", "levels", "words", "predictions"),
     "performance": ("performance", "verdicts"),
     "versions": ("versions", "training_sets", "promotions", "succession"),
 }
 """Relations that the macro of each view reads."""
 _WITH_ATTRIBUTES = frozenset({"current", "history", "outcomes"})
+_WITH_CAUSES = frozenset({"reasons", "causes"})
 _SQL_HEADER = Template(
     "-- Written by `nightshift dbt` from dags/models/$model.yaml; the SQL is in macros/.\n"
 )
@@ -238,7 +242,7 @@ def _is_model(dbt_project_dir: Path, name: str) -> bool:
 
 def _sources(spec: ModelSpec, dbt_project_dir: Path) -> list[dict[str, Any]]:
     columns = []
-    for name, column in describe_columns(spec, PREDICTION_COLUMNS).items():
+    for name, column in describe_columns(spec, TABLE_COLUMNS).items():
         columns.append({"name": name, "description": _text(column.description)})
     table = {
         "name": spec.name,

@@ -80,6 +80,13 @@ PREDICTION_COLUMNS = {
     ),
     "run_id": ViewColumn("text", "The run that wrote the row."),
 }
+TABLE_COLUMNS = PREDICTION_COLUMNS | {
+    "causes": ViewColumn(
+        "jsonb",
+        "What the features of each declared cause add to the raw score, by cause;"
+        " null where no model scored.",
+    )
+}
 HISTORY_COLUMNS_V1 = {
     "published_at": ViewColumn("timestamp with time zone", "From when readers saw this load, UTC."),
     "superseded_at": ViewColumn(

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _DOUBLE = "double precision"
 
 
-def reasons_view_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
-    """Return the columns of one row per reason, in order."""
+def _explained_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
+    """Return what a reason or cause explains, and where it comes from, in order."""
     front = front_columns(spec)
     # A binary model's prediction has a name of its own.
     prediction = {"prediction": front["value"]} if "value" in front else {}
@@ -28,6 +28,53 @@ def reasons_view_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
         prediction = {"probability": front["probability"]}
     # The base stands last among the columns of reasons.
     base = list(reason_columns(spec).items())[-1]
+    return {
+        **prediction,
+        base[0]: base[1],
+        "model_version": PREDICTION_COLUMNS["model_version"],
+        "published_at": HISTORY_COLUMNS_V1["published_at"],
+        "partition_date": PREDICTION_COLUMNS["partition_date"],
+        "load_id": PREDICTION_COLUMNS["load_id"],
+    }
+
+
+def causes_view_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
+    """Return the columns of one row per cause, in order."""
+    front = front_columns(spec)
+    return {
+        "{key}": front["{key}"],
+        "predicted_day": front["predicted_day"],
+        "rank": ViewColumn("smallint", "1 is the strongest cause."),
+        "reason": ViewColumn(
+            "text",
+            "The cause in words, with its effect and the strongest published reason in it.",
+        ),
+        "effect": ViewColumn(
+            _DOUBLE,
+            "What its features add to the prediction, against the base; the effects of all causes"
+            " and the base are the prediction.",
+            "{effect_unit}",
+        ),
+        "share": ViewColumn(
+            _DOUBLE, "Its part of the sum of all causes' absolute effects, 0 to 1.", "share"
+        ),
+        "cause": ViewColumn(
+            "text", "Name of the group of features; other for those that no cause names."
+        ),
+        "words": ViewColumn("text", "What the group says."),
+        "strongest_feature": ViewColumn(
+            "text", "Its feature that stands highest among the published reasons; null without one."
+        ),
+        "contribution": ViewColumn(
+            _DOUBLE, "Sum of its features' Shapley values, to 9 decimals.", "raw score"
+        ),
+        **_explained_columns(spec),
+    }
+
+
+def reasons_view_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
+    """Return the columns of one row per reason, in order."""
+    front = front_columns(spec)
     return {
         "{key}": front["{key}"],
         "predicted_day": front["predicted_day"],
@@ -39,7 +86,7 @@ def reasons_view_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
         ),
         "feature": ViewColumn("text", "The feature's column in the feature view."),
         "label": ViewColumn("text", "The feature in a person's words."),
-        "cause": ViewColumn("text", "The group of features that it belongs to; empty without one."),
+        "cause": ViewColumn("text", "The cause that it belongs to; null without one."),
         "value": ViewColumn("text", "Its value, as it was scored; null if unknown."),
         "unit": ViewColumn("text", "Unit of the value; share is 0 to 1, shown as a percentage."),
         "usual_low": ViewColumn(_DOUBLE, "A fifth of the version's training rows lies below."),
@@ -49,12 +96,7 @@ def reasons_view_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
         "contribution": ViewColumn(
             _DOUBLE, "What it adds to the raw score: its Shapley value.", "raw score"
         ),
-        **prediction,
-        base[0]: base[1],
-        "model_version": PREDICTION_COLUMNS["model_version"],
-        "published_at": HISTORY_COLUMNS_V1["published_at"],
-        "partition_date": PREDICTION_COLUMNS["partition_date"],
-        "load_id": PREDICTION_COLUMNS["load_id"],
+        **_explained_columns(spec),
     }
 
 

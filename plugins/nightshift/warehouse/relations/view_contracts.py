@@ -26,6 +26,7 @@ from nightshift.warehouse.relations.prediction_columns import (
 from nightshift.warehouse.relations.record_columns import (
     PERFORMANCE_COLUMNS,
     VERSION_COLUMNS,
+    causes_view_columns,
     changes_view_columns,
     reasons_view_columns,
 )
@@ -38,6 +39,7 @@ VERSIONS = {
     "history": (2, 0),
     "outcomes": (2, 0),
     "reasons": (1, 0),
+    "causes": (1, 0),
     "changes": (1, 0),
     "performance": (1, 0),
     "versions": (1, 0),
@@ -172,6 +174,7 @@ def _columns(
         "history": front | history,
         "outcomes": front | outcome_columns(spec) | reasons | back_columns(spec),
         "reasons": reasons_view_columns(spec),
+        "causes": causes_view_columns(spec),
         "changes": changes_view_columns(spec),
         "performance": dict(PERFORMANCE_COLUMNS),
         "versions": dict(VERSION_COLUMNS),
@@ -214,6 +217,14 @@ order by 3 desc""",
         "one row per {entity}, night and reason",
         """select rank, reason
 from analytics.{model}_reasons
+where {key} = '…'
+order by rank""",
+    ),
+    "causes": (
+        "Why the predictions that count now are what they are, by groups of features.",
+        "one row per {entity}, night and cause",
+        """select rank, reason, round(100 * share) as percent_of_the_effect
+from analytics.{model}_causes
 where {key} = '…'
 order by rank""",
     ),

@@ -34,6 +34,7 @@ VIEW_MACROS = {
     "history": "prediction_history",
     "outcomes": "prediction_outcomes",
     "reasons": "prediction_reasons",
+    "causes": "prediction_causes",
     "changes": "prediction_changes",
     "performance": "model_performance",
     "versions": "model_versions",
@@ -63,6 +64,10 @@ def spec_words(spec: ModelSpec) -> dict[str, Any]:
         "is_binary": spec.task is Task.BINARY,
         "attributes": list(spec.analytics.attributes),
         "n_reasons": spec.scoring.reasons,
+        "causes": [
+            [cause.name, cause.words or cause.name, list(cause.features)]
+            for cause in spec.analytics.causes
+        ],
         "effect_unit": effect_unit(spec),
         "maturity_days": spec.label.maturity_days,
         "metric": spec.promotion.metric,

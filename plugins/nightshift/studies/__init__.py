@@ -1,0 +1,1 @@
+"""Studies over what is known: versions, training rows, and what features are worth."""

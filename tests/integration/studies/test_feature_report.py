@@ -1,0 +1,102 @@
+"""The feature report: what decides is found, what is noise is not, and the budget holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from nightshift.cli.app import app
+from nightshift.contracts.run import RunContext
+from nightshift.studies.feature_page import render_markdown
+from nightshift.studies.feature_report import report_features
+from nightshift.studies.report_store import is_due, read_report
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+RUN = RunContext("features/test", 1, "test")
+
+
+@pytest.fixture(scope="module")
+def spec(court):
+    causes = [
+        {"name": "weather", "features": ["wind"]},
+        {"name": "parcel", "features": ["weight", "is_fragile", "distance"]},
+    ]
+    document = court.spec.model_dump() | {"analytics": {"causes": causes}}
+    return type(court.spec).model_validate(document)
+
+
+@pytest.fixture(scope="module")
+def report(court, spec):
+    return report_features(court.settings, spec, RUN)
+
+
+def test_a_group_that_decides_earns_its_place(report):
+    benefit = {found.name: found for found in report.of("benefit")}
+    assert benefit.keys() == {"weather", "parcel", "other"}
+    # Wind decides, and every draw of days says so.
+    assert benefit["weather"].low > 0.02
+    assert benefit["weather"].value > benefit["parcel"].value
+    assert report.loss == "log_loss"
+    assert report.left_out == []
+
+
+def test_importance_is_there_for_whole_weeks_by_feature_and_cause(report):
+    weeks = sorted({found.period for found in report.of("shapley")})
+    # The window is 44 days until 2020-02-13: six whole weeks, counted back from its end.
+    assert weeks == [
+        "2020-01-03", "2020-01-10", "2020-01-17", "2020-01-24", "2020-01-31", "2020-02-07",
+    ]  # fmt: skip
+    last = {found.name: found.value for found in report.of("shapley") if found.period == weeks[-1]}
+    assert max(last, key=last.get) == "wind"
+    causes = {found.name: found.value for found in report.of("cause") if found.period == weeks[-1]}
+    assert causes["weather"] == pytest.approx(last["wind"])
+    # Within a group contributions may cancel.
+    assert causes["parcel"] <= last["weight"] + last["is_fragile"] + last["distance"] + 1e-12
+    gains = [found for found in report.of("gain") if found.name == "wind"]
+    assert [found.note for found in gains] == ["version 1"]
+
+
+def test_learning_curves_end_at_the_whole(report):
+    assert {found.name for found in report.of("learning_days")} == {"5 of 23 days", "11 of 23 days"}
+    assert {found.name for found in report.of("learning_rows")} == {"25% of rows", "50% of rows"}
+    (few, _) = sorted(report.of("learning_rows"), key=lambda found: found.name)
+    assert few.low < few.value < few.high
+    assert "carrier" in {found.name for found in report.of("night_constant")}
+
+
+def test_a_repeated_report_replaces_the_first_and_a_month_has_one(court, spec, report):
+    with_less = report_features(court.settings, spec, RUN, budget_seconds=0)
+    assert with_less.of("benefit") == []
+    assert "benefit weather" in with_less.left_out
+    assert read_report(court.conn, spec.name) == with_less
+    count = "select count(*) from ml.feature_reports"
+    assert court.conn.execute(count).fetchone() == (1,)
+    assert not is_due(court.conn, spec)
+    court.conn.execute("delete from ml.feature_reports")
+    assert is_due(court.conn, spec)
+
+
+def test_the_page_shows_every_part(report):
+    page = render_markdown(report)
+    for title in ("What groups are worth", "Causes over time", "Learning curves", "Redundant"):
+        assert f"## {title}" in page
+    row = next(line for line in page.splitlines() if line.startswith("| weather | +"))
+    assert " .. +" in row
+    empty = render_markdown(replace(report, findings=[], version=None))
+    assert empty.count("None.") == 7
+
+
+def test_the_command_shows_the_kept_report_without_a_fit(court, spec, monkeypatch):
+    monkeypatch.setattr("nightshift.cli.models.features.load_settings", lambda: court.settings)
+    monkeypatch.setattr("nightshift.contracts.model_spec.load_spec", lambda *_: spec)
+    made = report_features(court.settings, spec, RUN, budget_seconds=0)
+    monkeypatch.setattr("nightshift.studies.feature_report.report_features", None)
+    shown = CliRunner().invoke(app, ["features", "report", "parcel_late", "--stored", "--json"])
+    assert shown.exit_code == 0, shown.output
+    document = json.loads(shown.stdout)
+    assert document["n_rows"] == made.n_rows
+    due = CliRunner().invoke(app, ["features", "report", "parcel_late", "--if-due"])
+    assert "has a report of this month already" in due.stdout
