@@ -10,8 +10,6 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
@@ -134,6 +132,7 @@ def rows_of(rows: pa.Table, days: PartitionRange) -> pa.Table:
 
 def rows_between(rows: pa.Table, first: dt.date, last: dt.date) -> pa.Table:
     """Return the rows from ``first`` to ``last``, both included, in the given order."""
+    import numpy as np
     import pyarrow as pa
 
     days = rows.column("partition_date").cast(pa.date32()).to_numpy()
@@ -149,6 +148,8 @@ def rows_between(rows: pa.Table, first: dt.date, last: dt.date) -> pa.Table:
 
 def evenly_spaced(rows: pa.Table, maximum: int) -> pa.Table:
     """Return at most ``maximum`` rows, evenly spaced, in the given order."""
+    import numpy as np
+
     if rows.num_rows <= maximum:  # also a day without rows
         return rows
     positions = np.linspace(0, rows.num_rows - 1, maximum).astype(np.int64)

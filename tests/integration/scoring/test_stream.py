@@ -73,7 +73,9 @@ def test_content_is_the_same_when_batches_are_small(
     batches: list[int] = []
     scored = Scorer.score
     monkeypatch.setattr(
-        Scorer, "score", lambda self, rows: batches.append(rows.num_rows) or scored(self, rows)
+        Scorer,
+        "score",
+        lambda self, rows, shift=0.0: batches.append(rows.num_rows) or scored(self, rows, shift),
     )
     (small,) = score(scoring_settings, spec, DAY, run)
     assert len(batches) > 20
@@ -117,7 +119,9 @@ def test_rerun_scores_all_when_the_server_ends_the_reader(
         patched.setattr(
             Scorer,
             "score",
-            lambda self, rows: (warehouse.execute(end_readers), scored(self, rows))[-1],
+            lambda self, rows, shift: (warehouse.execute(end_readers), scored(self, rows, shift))[
+                -1
+            ],
         )
         with pytest.raises(WarehouseError, match="NS-WAREHOUSE-001"):
             score_shard(scoring_settings, spec, plan, 0, run)

@@ -33,7 +33,7 @@ def make_weak_version(world, night=None):
     return make_version(
         world,
         night,
-        params={"num_leaves": 2, "learning_rate": 0.01},
+        params=world.spec.training.params | {"num_leaves": 2, "learning_rate": 0.01},
         num_boost_round=1,
         recipe={"linear": {"shares": [0]}},
     )

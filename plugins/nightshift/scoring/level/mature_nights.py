@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from nightshift.errors import NightshiftError
 from nightshift.models.signature import numbers
 from nightshift.scoring.feature_rows import features_of_load
@@ -159,6 +157,7 @@ class NightReader:
 
     def _with_labels(self, scored: ScoredNight, labels: pa.Table) -> MatureNight | None:
         """Return a night with its outcomes; None while too few of them are known."""
+        import numpy as np
         import pyarrow as pa
         import pyarrow.compute as pc
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.models.calibration import shift_of_log_odds
@@ -128,6 +126,8 @@ def estimate_level(
         model: The version.
         mature: Nights that it was not fitted on, in order.
     """
+    import numpy as np
+
     level = spec.training.recipe.level
     if len(mature) < level.minimum_nights:
         return without_level(
