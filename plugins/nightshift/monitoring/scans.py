@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from nightshift.contracts.metrics import Task
+from nightshift.errors import WarehouseError
 from nightshift.quality.column_order import OrderCounter
 from nightshift.quality.column_summary import ColumnSummary, summarize
 from nightshift.quality.profiles import LoadTable, keep_profile, profile_load, scan_load
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-"""Pause before it is looked again whether another process has profiled a load."""
+"""First pause before it is looked again whether another process has profiled a load."""
+WAIT_SECONDS = 600.0
+"""How long another process may take for them: a task of Airflow has thirty minutes."""
 
 
 class Scan(NamedTuple):
@@ -187,8 +190,11 @@ def profile_missing(
         loads: Load id by day; most of them were profiled when they were monitored.
     """
     dataset = spec.features_dataset
-    waiting = set(loads) - ordered_days(conn, dataset, loads)
-    while waiting:
+    deadline = time.monotonic() + WAIT_SECONDS
+    pause = POLL_SECONDS
+    # Also a load without rows, of which nothing is kept.
+    done: set[dt.date] = set()
+    while waiting := set(loads) - done - ordered_days(conn, dataset, loads):
         is_idle = True
         for day in sorted(waiting):
             load = LoadTable(dataset, "features", spec.feature_table, loads[day], day)
@@ -197,10 +203,18 @@ def profile_missing(
                 # Two models of a view share the work: each takes what the other has not.
                 if is_ours:
                     _profile_once(settings, conn, spec, run, load)
-                    waiting.remove(day)
+                    done.add(day)
                     is_idle = False
-        if waiting and is_idle:
-            time.sleep(POLL_SECONDS)
+        if is_idle:
+            if time.monotonic() > deadline:
+                raise WarehouseError(
+                    f"Another session holds the profiles of {len(waiting)} night(s).",
+                    expected=f"their end within {WAIT_SECONDS:.0f} s",
+                    got=f"{min(waiting)} is still held",
+                    todo="Clear the task later; look for the session in pg_stat_activity.",
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 10 * POLL_SECONDS)
 
 
 def _profile_once(

@@ -85,6 +85,12 @@ class VersionChoice:
         """Return the partition."""
         return self.features.partition_date
 
+    @property
+    def level_days(self) -> int:
+        """Return how many days before the partition its level looks back; 0 without a level."""
+        first = self.level.level.first_night if self.level else None
+        return (self.day - first).days if first else 0
+
 
 def inputs_of(spec: ModelSpec, choices: Iterable[VersionChoice]) -> dict[str, str]:
     """Return digests of everything that determines the predictions, except past scores."""

@@ -118,7 +118,8 @@ def begin_plan(
         inputs["past scores"] = past_digest(conn, spec, days)
     (partitions,) = consecutive_ranges(choice.day for choice in choices)
     # If these features turn out to have been damaged, this load proves nothing about its inputs.
-    manifest = partition_write.LoadManifest(run, inputs, reads={spec.features_dataset: 0})
+    reads = {spec.features_dataset: max(choice.level_days for choice in choices)}
+    manifest = partition_write.LoadManifest(run, inputs, reads=reads)
     write = partition_write.begin(conn, [predictions_target(spec)], partitions, manifest)
     keep_levels(conn, write.load_id, choices, run)
     hit(Failpoint.SCORE_BEGIN_AFTER)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nightshift.errors import NightshiftError
+from nightshift.errors import NightshiftError, stack_of
 from nightshift.models.engines.engine import choose_engine
 from nightshift.models.shapley.shap_values import Contributions
 from nightshift.scoring.reasons import sums_by_cause, top_reasons
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.scoring_spec import Cause, EngineChoice
+    from nightshift.models.arrays import Matrix
     from nightshift.models.trained_model import TrainedModel
 
     Vector = npt.NDArray[np.float64]
+
+logger = logging.getLogger(__name__)
 
 BATCH_ROWS = 65_536
 """Rows that are scored at once: bounds the memory, and more are not faster.
@@ -81,7 +85,7 @@ class Scorer:
 
         Returns:
             Shape (n, 5), in the order of the rows; probability and is_positive are null unless the
-                model is binary. With causes a sixth column, ``causes``.
+                model is binary. With causes a sixth column, ``causes``; null where they fail.
 
         Raises:
             SignatureError: The rows do not fit the model's signature.
@@ -115,8 +119,21 @@ class Scorer:
             "reasons": reasons,
         }
         if self._causes:
-            columns["causes"] = sums_by_cause(added, names, self._causes)
+            columns["causes"] = self._sums_by_cause(added)
         return pa.table(columns)
+
+    def _sums_by_cause(self, contributions: Matrix) -> pa.Array:
+        import numpy as np
+        import pyarrow as pa
+
+        # An explanation is no reason to publish an older model's scores, or none.
+        try:
+            if np.isfinite(contributions).all():
+                return sums_by_cause(contributions, self._model.signature.names, self._causes)
+            logger.warning("Some contributions are not finite: these rows have no causes.")
+        except Exception as error:  # noqa: BLE001
+            logger.warning("These rows have no causes:\n%s", stack_of(error))
+        return pa.nulls(len(contributions), pa.string())
 
 
 def score_rows(

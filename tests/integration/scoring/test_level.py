@@ -23,7 +23,7 @@ from nightshift.scoring.plan import PinnedVersion
 from nightshift.scoring.republish import plan_rollback, roll_back
 from nightshift.scoring.shadow.shadow_scores import score_shadows
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.damage import published_records
+from nightshift.warehouse.damage import published_records, void_loads
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings
@@ -291,6 +291,30 @@ def test_level_that_breaks_in_any_way_does_not_keep_the_night(
     assert reason.startswith("not estimated (")
 
 
+def test_a_void_load_keeps_no_level(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(level_finder, "estimate_level", None)
+        world.score()
+    [(_, shift, *_)] = world.levels()
+    assert shift == 0.0
+    void_loads(world.conn, "predictions/parcel_late", NIGHT.day, "no level", RUN)
+    world.score()
+    [(_, shift, *_)] = world.levels()
+    assert shift == pytest.approx(world.expected_shift(), rel=1e-8)
+
+
+def test_a_night_that_knows_more_than_the_partition_is_left_out(world: World) -> None:
+    world.conn.execute(
+        "update features.feat_parcel set as_of = as_of + interval '100 days'"
+        " where partition_date = %s",
+        [MATURE.last.day],
+    )
+    world.score()
+    [(_, shift, _, n_nights, *_)] = world.levels()
+    assert n_nights == 13
+    assert shift != 0.0
+
+
 def test_damaged_night_moves_nothing(world: World) -> None:
     world.conn.execute(
         "update features.feat_parcel set weight_kg = weight_kg + 1 where partition_date = %s",
@@ -309,6 +333,17 @@ def test_warehouse_of_before_publishes_without_levels(world: World) -> None:
     plain = world.model().predictions(world.table(NIGHT)).probability
     stored = world.rows("select probability from predictions.parcel_late order by parcel_id")
     assert [value for (value,) in stored] == plain.tolist()
+
+
+def test_warehouse_of_before_publishes_without_causes(world: World) -> None:
+    world.spec = make_spec(analytics={"causes": [{"name": "size", "features": ["weight_kg"]}]})
+    world.conn.execute("drop view if exists analytics.parcel_late_causes")
+    world.conn.execute("alter table predictions.parcel_late drop column if exists causes cascade")
+    [published] = world.score()
+    assert published.n_rows == 50
+    assert world.rows("select distinct score_source from predictions.parcel_late") == [
+        ("champion",)
+    ]
 
 
 def test_challenger_gets_the_same_level_as_if_it_served(world: World) -> None:

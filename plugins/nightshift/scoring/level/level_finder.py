@@ -117,7 +117,7 @@ class LevelFinder:
             if version.version not in self._scorers:
                 self._scorers[version.version] = Scorer(model, 0, self.spec.scoring.engine)
             scorer = self._scorers[version.version]
-            mature = self._nights.read(scorer, version.version, window, partition)
+            mature = self._nights.read(scorer, version.version, window, features)
             return estimate_level(self.spec, model, mature)
         # Whatever fails, the partition is scored by the version as it was trained.
         except Exception as error:  # noqa: BLE001

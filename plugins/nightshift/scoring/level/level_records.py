@@ -65,7 +65,8 @@ def has_records(conn: Connection) -> bool:
 def published_level(conn: Connection, subject: LevelSubject) -> NightLevel | None:
     """Return the level with which a subject was published before; None if it never was.
 
-    A rerun takes it, also where it was 0 for a reason: the same inputs keep the same content.
+    A rerun takes it, also where it was 0 for a reason: the same inputs keep the same content. A
+    load that was declared void (``nightshift void``) keeps nothing.
     """
     row = conn.execute(
         """
@@ -75,6 +76,12 @@ def published_level(conn: Connection, subject: LevelSubject) -> NightLevel | Non
         join ops.loads l using (dataset, partition_date, load_id)
         where v.dataset = %s and v.partition_date = %s and v.model_digest = %s
             and v.features_hash = %s and v.spec_digest = %s and l.state = 'published'
+            and not exists (
+                select from ops.ledger g
+                where (g.dataset, g.partition_date, g.load_id)
+                        = (l.dataset, l.partition_date, l.load_id)
+                    and g.event = 'voided'
+            )
         order by v.load_id desc limit 1
         """,
         [

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.models.signature import numbers
 from nightshift.scoring.feature_rows import features_of_load
 from nightshift.scoring.level.night_level import MatureNight
 from nightshift.training.feature_query import features_target
-from nightshift.training.training_query import TrainingQuery, feature_as_of, in_sample
+from nightshift.training.training_query import TrainingQuery, in_sample
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.damage import published_records, refuse_damaged
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.contracts.partitions import Partition, PartitionRange
+    from nightshift.contracts.partitions import PartitionRange
     from nightshift.models.arrays import Vector
     from nightshift.scoring.scorer import Scorer
     from nightshift.settings import Settings
@@ -77,9 +78,10 @@ class NightReader:
     spec: ModelSpec
     application_name: str
     _scored: dict[tuple[int, dt.date, float], ScoredNight] = field(default_factory=dict)
+    _deadline: float = 0.0
 
     def read(
-        self, scorer: Scorer, version: int, window: PartitionRange, partition: Partition
+        self, scorer: Scorer, version: int, window: PartitionRange, features: LoadRecord
     ) -> list[MatureNight]:
         """Return the nights that are published and whose labels a partition knew, in order.
 
@@ -87,39 +89,61 @@ class NightReader:
             scorer: Of the version.
             version: The version.
             window: Their partitions.
-            partition: The partition that is scored; its as-of bounds the labels.
+            features: The load that is scored; its as-of bounds the nights and their labels.
 
         Raises:
             SlowLevelError: Time is up.
             DamagedInputError: Rows of a night differ from what was published.
             WarehouseError: A query failed or took too long.
         """
-        deadline = time.monotonic() + BUDGET_SECONDS
+        partition = Partition(features.partition_date)
+        self._deadline = time.monotonic() + BUDGET_SECONDS
         self._forget_before(window.first.day)
         # A connection of its own: what fails or waits here ends nothing that scoring has begun.
         with connect(self._hurried, self.application_name) as conn:
             loads = published_records(conn, self.spec.features_dataset, window.days)
+            as_of = self._as_of(conn, features) or partition.cutoff
+            # A night that took in a later drop knows more than the partition did.
+            loads = [load for load in loads if (self._as_of(conn, load) or as_of) <= as_of]
             share = _sampled_share(sum(load.n_rows or 0 for load in loads))
             scored: list[ScoredNight] = []
             for load in loads:
                 # The clock is looked at between nights: each is a bounded number of rows.
-                if time.monotonic() > deadline:
-                    raise SlowLevelError(
-                        f"The level of {self.spec.name} on {partition} took too long.",
-                        expected=f"at most {BUDGET_SECONDS:g} s",
-                        got=f"{len(scored)} of {len(loads)} nights scored",
-                        todo="Nothing: the partition is scored without it.",
-                    )
+                self._refuse_late(partition, f"{len(scored)} of {len(loads)} nights scored")
                 scored.append(self._score(conn, scorer, version, load, share))
-            as_of = feature_as_of(conn, self.spec, partition)
+            self._refuse_late(partition, "no labels read")
             query = TrainingQuery(conn, self.spec, window, partition, as_of)
             labels = self._labels(query, share)
         mature = [self._with_labels(entry, labels) for entry in scored]
         return [entry for entry in mature if entry is not None]
 
+    def _refuse_late(self, partition: Partition, progress: str) -> None:
+        if time.monotonic() > self._deadline:
+            raise SlowLevelError(
+                f"The level of {self.spec.name} on {partition} took too long.",
+                expected=f"at most {BUDGET_SECONDS:g} s",
+                got=progress,
+                todo="Nothing: the partition is scored without it.",
+            )
+
+    def _as_of(self, conn: Connection, load: LoadRecord) -> dt.datetime | None:
+        """Return the as-of of a feature load, which all its rows share; None without rows."""
+        from psycopg import sql
+
+        query = sql.SQL(
+            "select as_of from {} where partition_date = {} and load_id = {} limit 1"
+        ).format(
+            sql.Identifier("features", self.spec.feature_table),
+            sql.Literal(load.partition_date),
+            sql.Literal(load.load_id),
+        )
+        row = conn.execute(query).fetchone()
+        return row[0] if row else None
+
     @property
     def _hurried(self) -> Settings:
-        limits = {"statement_timeout_seconds": STATEMENT_SECONDS}
+        seconds = min(STATEMENT_SECONDS, self._deadline - time.monotonic())
+        limits = {"statement_timeout_seconds": max(1, int(seconds))}
         return self.settings.model_copy(update=limits)
 
     def _forget_before(self, first: dt.date) -> None:
