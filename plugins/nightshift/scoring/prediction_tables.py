@@ -54,6 +54,11 @@ def predictions_target(spec: ModelSpec) -> Target:
     return Target(spec.predictions_dataset, SCHEMA, spec.name, (spec.entity.key,))
 
 
+def has_causes(conn: Connection, spec: ModelSpec) -> bool:
+    """Return whether the table has a place for causes: not before the warehouse was migrated."""
+    return "causes" in table_columns(conn, SCHEMA, spec.name)
+
+
 def ensure_prediction_relations(
     conn: Connection, spec: ModelSpec, *, replace_views: bool = False
 ) -> None:

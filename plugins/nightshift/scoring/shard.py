@@ -12,12 +12,11 @@ from nightshift.prefetch import Prefetcher
 from nightshift.scoring.feature_rows import in_key_order, shard_query
 from nightshift.scoring.model_loading import blame_model, load_scorer, load_version
 from nightshift.scoring.plan import level_shifts
-from nightshift.scoring.prediction_tables import SCHEMA, model_query
+from nightshift.scoring.prediction_tables import SCHEMA, has_causes, model_query
 from nightshift.scoring.without_model.rows import stage_without_model
 from nightshift.warehouse.fast_io.arrow_io import stream_arrow
 from nightshift.warehouse.fast_io.copy_stream import append_stream
 from nightshift.warehouse.partition_write import hold_stage
-from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +64,7 @@ def stage_shard(conn: Connection, job: ShardJob) -> None:
     n_expected = _expected_rows(conn, job)
     scored = _scored_batches(job, models)
     # New code on a warehouse that was not migrated yet: the night does not wait for the column.
-    if "causes" not in table_columns(conn, SCHEMA, job.spec.name):
+    if not has_causes(conn, job.spec):
         scored = map(_without_causes, scored)
     with Prefetcher(scored) as batches:
         append_stream(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -16,6 +17,7 @@ from nightshift.cli.arguments import command_run
 from nightshift.cli.operations import acts as acts_command
 from nightshift.cli.operations import void as void_command
 from nightshift.errors import WarehouseError
+from nightshift.incidents.rules.services import warehouse_rights
 from nightshift.settings import Settings
 from nightshift.warehouse.analysts.grants import apply_grants
 from nightshift.warehouse.connection import connect
@@ -112,6 +114,8 @@ def test_nobody_changes_an_act_not_even_the_role_of_the_pipeline(settings: Setti
     with recorded_act(settings, ACT):
         pass
     assert [act.outcome for act in list_acts(conn)] == ["done", "done"]
+    # What the role may not write of acts is meant so, and no incident.
+    assert list(warehouse_rights(SimpleNamespace(conn=conn, specs={}))) == []
 
 
 def test_values_of_rows_and_secrets_are_not_recorded(settings: Settings, conn: Connection):
