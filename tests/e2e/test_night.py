@@ -7,6 +7,8 @@ import time
 import pytest
 from tests.whole_night import NIGHT, Whole, expected_dags, not_green
 
+from nightshift.incidents.evaluation import evaluate
+from nightshift.incidents.records import open_incidents
 from nightshift.settings import Settings
 from nightshift.warehouse.connection import connect
 from nightshift_local.airflow_api import AirflowApi, DagRun
@@ -45,6 +47,15 @@ def test_a_night_runs_every_dag_and_publishes_every_dataset(whole: Whole) -> Non
         "predictions/flight_delayed",
         "predictions/arrival_delay_minutes",
     }
+
+
+def test_a_good_night_leaves_no_incident(whole: Whole) -> None:
+    _wait_until_quiet(whole.api)
+    # Without Airflow: other tests of this home let tasks of theirs fail.
+    evaluation = evaluate(whole.settings)
+    assert evaluation.failed_rules == ()
+    with connect(whole.settings, "test") as conn:
+        assert [(incident.code, incident.what) for incident in open_incidents(conn)] == []
 
 
 def test_the_critical_path_of_a_night_adds_up(whole: Whole) -> None:
