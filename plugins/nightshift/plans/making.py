@@ -13,7 +13,7 @@ from nightshift.contracts.run import RunContext, code_version
 from nightshift.errors import NightshiftError
 from nightshift.plans.cost import predict
 from nightshift.plans.facts import read_facts
-from nightshift.plans.plan import ONLY_RECORD, Plan, Step, new_token
+from nightshift.plans.plan import ONLY_RECORD, Plan, PlanBusyError, Step, new_token
 from nightshift.plans.stage_steps import (
     FEATURES,
     LANDED,
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 STAGES = ("ingest", "transform", "score", "monitor")
+MAXIMUM_DRAFTS = 5
+"""How often a plan is drafted again because its inputs changed meanwhile."""
 
 
 class NothingToPlanError(NightshiftError):
@@ -232,14 +234,20 @@ class Planner:
 
         Raises:
             NothingToPlanError: No step runs.
+            PlanBusyError: The steps came out otherwise each time.
         """
         shown = _with_work(name, draft())
-        while True:
+        for _ in range(MAXIMUM_DRAFTS):
             facts = read_facts(self.settings, self.conn, shown.work)
             again = _with_work(name, draft())
             if again == shown:
                 break
             shown = again
+        else:
+            raise PlanBusyError(
+                f"What a {name} would do changes while it is planned.",
+                todo="Wait until the night's tasks have ended, and plan again.",
+            )
         noticed = notice(self.conn, shown.work)
         return Plan(
             new_token(),

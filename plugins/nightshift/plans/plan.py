@@ -35,7 +35,7 @@ class UnknownPlanError(NightshiftError):
 
 
 class PlanBusyError(NightshiftError):
-    """A plan is being applied, or a dataset of this one is being loaded, at this moment."""
+    """A plan is being applied, or datasets of this one change, at this moment."""
 
     code = "NS-PLAN-003"
     is_retryable = True

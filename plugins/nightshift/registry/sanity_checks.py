@@ -174,16 +174,16 @@ def fitted_rows(context: PromotionContext) -> Criterion:
     it says of its training. The trees that serve must have seen every row of the window.
 
     A tree that is grown on a bag has no more rows in a leaf than reach it, and in all about the
-    declared share of the rows. A tree of Dask's workers only estimates the counts of its leaves:
-    their sum is compared.
+    declared share of the rows; no share is known where label or loss choose them. A tree of Dask's
+    workers only estimates the counts of its leaves: their sum is compared.
     """
     params = _params_used(context)
     sampled = sorted(_SAMPLING & params.keys())
-    if sampled:
+    has_counts = context.spec.training.engine != "dask"
+    if sampled and not has_counts:
         reason = f"The spec chooses the rows of each tree by label or loss ({', '.join(sampled)})."
         return not_applicable("fitted_rows", reason)
-    fraction = _bag_fraction(params)
-    has_counts = context.spec.training.engine != "dask"
+    fraction = None if sampled else _bag_fraction(params)
     split = context.split
     # The gap between these parts was left out of the fit.
     parts = [rows_of(context.all_rows, days) for days in (split.train, split.validation)]
@@ -197,7 +197,9 @@ def fitted_rows(context: PromotionContext) -> Criterion:
         n_different += n_different_served
     if not n_trees:
         return not_applicable("fitted_rows", "No tree has a split.")
-    bag = f", each on {fraction:.0%} of them" if fraction < 1 else ""
+    bag = ", each on some of them" if fraction is None else ""
+    if fraction is not None and fraction < 1:
+        bag = f", each on {fraction:.0%} of them"
     reason = (
         f"The trees were grown on {n_grown:,} rows, the split has {rows.num_rows:,} for them"
         f"{bag} ({split.train}, {split.validation}); in {n_trees} tree(s) the leaves differ by "
@@ -229,14 +231,14 @@ def _bag_fraction(params: dict[str, object]) -> float:
 
 
 def _compare_leaves(
-    model: TrainedModel, rows: pa.Table, fraction: float, *, has_counts: bool
+    model: TrainedModel, rows: pa.Table, fraction: float | None, *, has_counts: bool
 ) -> tuple[list[int], int]:
     """Send rows through a model's trees.
 
     Args:
         model: Its trees.
         rows: The rows that were meant for them.
-        fraction: Share of them that each tree was grown on.
+        fraction: Share of them that each tree was grown on; None if it is not known.
         has_counts: The trees have counted the rows of each leaf.
 
     Returns:
@@ -246,7 +248,8 @@ def _compare_leaves(
     grown = [np.asarray(tree.leaf_counts, np.int64) for tree in model.trees]
     sums = [int(of_tree.sum()) for of_tree in grown if of_tree.size > 1]
     n_different = 0
-    if fraction < 1 or not has_counts:
+    is_bagged = fraction is None or fraction < 1
+    if fraction is not None and (is_bagged or not has_counts):
         n_meant = fraction * rows.num_rows
         tolerance = BAG_DEVIATIONS * np.sqrt(n_meant * (1 - fraction))
         n_off = np.ceil(np.abs(np.array(sums) - n_meant) - tolerance)
@@ -257,7 +260,7 @@ def _compare_leaves(
         if of_tree.size > 1:
             difference = of_tree - reached
             # Rows that a bag has left out are missing in its leaves.
-            counted = np.maximum(difference, 0) if fraction < 1 else np.abs(difference)
+            counted = np.maximum(difference, 0) if is_bagged else np.abs(difference)
             n_different += int(counted.sum())
     return sums, n_different
 

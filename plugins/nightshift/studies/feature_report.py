@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 NAME = "nightshift features report"
 BUDGET_SECONDS = 1_800.0
-"""No fit is begun after so many seconds; on two cores a whole report takes a fraction of it."""
+"""No fit is begun after so many seconds."""
 
 
 def report_features(

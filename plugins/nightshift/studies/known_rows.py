@@ -10,6 +10,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.training.feature_query import features_target
 from nightshift.training.training_query import TrainingQuery, feature_as_of
+from nightshift.training.training_set import mature_window
 from nightshift.warehouse.damage import published_records, refuse_damaged
 from nightshift.warehouse.published import newest_published_day
 
@@ -57,11 +58,6 @@ def newest_partition(conn: Connection, spec: ModelSpec) -> Partition:
     return Partition(day)
 
 
-def last_mature(spec: ModelSpec, known_on: Partition) -> Partition:
-    """Return the last feature partition whose labels a partition knows as final."""
-    return known_on.shift(-1 - spec.label.maturity_days)
-
-
 def read_known_rows(
     settings: Settings,
     conn: Connection,
@@ -83,7 +79,8 @@ def read_known_rows(
         DamagedInputError: Published feature rows vanished or changed.
     """
     known_on = newest_partition(conn, spec)
-    last = min(window.last, last_mature(spec, known_on))
+    last_mature = mature_window(spec, known_on).last
+    last = min(window.last, last_mature)
     loads = []
     if window.first <= last:
         window = PartitionRange(window.first, last)
@@ -96,7 +93,7 @@ def read_known_rows(
     if not loads or not rows.num_rows:
         raise NoKnownRowsError(
             f"{spec.name} has no labelled rows on {window}.",
-            expected=f"published features until {last_mature(spec, known_on)}, with mature labels",
+            expected=f"published features until {last_mature}, with mature labels",
             todo="Choose other days, or wait until their labels are mature.",
         )
     return KnownRows(rows, window, as_of)

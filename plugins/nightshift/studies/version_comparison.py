@@ -18,7 +18,8 @@ from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
 from nightshift.registry.model_loader import find_version, load_model
 from nightshift.studies.compared_numbers import ComparedNumber, measure_versions
-from nightshift.studies.known_rows import last_mature, newest_partition, read_known_rows
+from nightshift.studies.known_rows import newest_partition, read_known_rows
+from nightshift.training.training_set import mature_window
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -112,8 +113,8 @@ def compare_versions(
     with connect(settings, NAME) as conn:
         versions = [find_version(conn, spec.name, number) for number in numbers]
         if window is None:
-            mature = last_mature(spec, newest_partition(conn, spec))
-            window = _unseen_window(versions, mature, n_days)
+            mature = mature_window(spec, newest_partition(conn, spec))
+            window = _unseen_window(versions, mature.last, n_days)
         known = read_known_rows(settings, conn, spec, window, NAME)
     store = ObjectStore.open(settings)
     predictions = {}

@@ -60,6 +60,9 @@ def test_bags_of_another_fraction_than_declared_are_refused(training: Training) 
         assert other.verdict.value == "failed", other.reason
 
 
-def test_rows_that_are_chosen_by_label_are_not_counted(training: Training) -> None:
-    chosen = check(training.evaluated, training.served, BAGS | {"pos_bagging_fraction": 0.5})
-    assert chosen.verdict.value == "not_applicable"
+def test_a_model_that_saw_its_holdout_is_refused_whatever_chooses_its_rows(
+    training: Training,
+) -> None:
+    chosen = BAGS | {"pos_bagging_fraction": 0.5}
+    assert check(training.evaluated, training.served, chosen).verdict.value == "passed"
+    assert check(training.served, training.served, chosen).verdict.value == "failed"

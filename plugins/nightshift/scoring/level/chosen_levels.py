@@ -36,11 +36,7 @@ def with_levels(
             leveled.append(choice)
             continue
         tried = chooser.tried(choice.version)
-        level = finder.find(
-            tried.version,
-            tried.model,
-            choice.features,
-        )
+        level = finder.find(tried.version, tried.model, choice.features)
         leveled.append(replace(choice, level=level))
     return leveled
 

@@ -153,10 +153,7 @@ def estimate_level(
     n_nights = len(mature)
     shrunk = estimate * n_nights / (n_nights + level.prior_nights)
     # What lies beyond is a broken feed, or a version that a retraining must replace.
-    shift = min(
-        max(shrunk, -bound),
-        bound,
-    )
+    shift = min(max(shrunk, -bound), bound)
     evidence = sha256()
     for entry in mature:
         line = f"{entry.day} {entry.evidence}\n"

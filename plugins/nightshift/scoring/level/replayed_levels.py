@@ -50,22 +50,14 @@ class ReplayedLevels:
         if switched_off(self.spec):
             return NO_LEVEL
         # The replay delivers each day's outcomes the same evening: a mature night has all labels.
-        window = level_nights(
-            self.spec,
-            Partition(day),
-            self.fit_end,
-        )
+        window = level_nights(self.spec, Partition(day), self.fit_end)
         mature = []
         for night_day in window.days if window else []:
             scored = self._night(night_day)
             # Nothing was published on a day without rows.
             if scored is not None:
                 mature.append(scored)
-        return estimate_level(
-            self.spec,
-            self.model,
-            mature,
-        )
+        return estimate_level(self.spec, self.model, mature)
 
     def predictions(self, rows: pa.Table) -> Predictions:
         """Return the predictions of rows of any partitions, each moved by the level of its night.
@@ -86,10 +78,6 @@ class ReplayedLevels:
             scored = None
             if rows.num_rows:
                 label = numbers(rows, self.spec.label.column)
-                scored = MatureNight(
-                    day,
-                    label,
-                    self.model.raw(rows),
-                )
+                scored = MatureNight(day, label, self.model.raw(rows))
             self._nights[day] = scored
         return self._nights[day]

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 4 * 1024**3
-"""Size of the files that are kept, those that were used last. A training has ten sets of rows with
-the default numbers; all fit up to ten million rows of 40 columns, and stay in the machine's cache.
+"""Size of the files that are kept, those that were used last.
+
+A training has ten sets of rows with the default numbers, of a byte a row and column: all are kept
+up to ten million rows of 40 columns.
 """
 _MAXIMUM_SAVE_SECONDS = 3600
 """A draft that is older was left by a killed process."""
