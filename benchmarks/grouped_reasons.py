@@ -10,7 +10,7 @@ directions, so it is also shown which share of the features' own absolute effect
 groups.
 
 Without a folder of ``<model>.parquet`` (labelled feature rows), own servers are started and the
-year is replayed: eight minutes.
+year is replayed.
 """
 
 from __future__ import annotations

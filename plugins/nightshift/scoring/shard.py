@@ -64,8 +64,8 @@ def stage_shard(conn: Connection, job: ShardJob) -> None:
     n_expected = _expected_rows(conn, job)
     scored = _scored_batches(job, models)
     # New code on a warehouse that was not migrated yet: the night does not wait for the column.
-    if not has_causes(conn, job.spec):
-        scored = map(_without_causes, scored)
+    if job.spec.analytics.causes and not has_causes(conn, job.spec):
+        scored = (rows.drop_columns(["causes"]) for rows in scored)
     with Prefetcher(scored) as batches:
         append_stream(
             job.settings,
@@ -75,10 +75,6 @@ def stage_shard(conn: Connection, job: ShardJob) -> None:
             lambda transaction: _clear_rows(transaction, job, job.plan.days_with_model),
             job.run.application_name,
         )
-
-
-def _without_causes(rows: pa.Table) -> pa.Table:
-    return rows.drop_columns([name for name in rows.column_names if name == "causes"])
 
 
 def load_models(conn: Connection, job: ShardJob) -> dict[int, TrainedModel]:

@@ -23,7 +23,7 @@ ROWS = pa.table(
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), None], ids=["an error", "not finite"])
-def test_scores_and_reasons_stand_when_the_causes_break(monkeypatch, error) -> None:
+def test_scores_stand_when_the_causes_break(monkeypatch, error) -> None:
     model = replace(tiny_model(make_spec(), 1), calibration={"method": "none"})
     causes = [Cause(name="size", features=("weight_kg",))]
 
