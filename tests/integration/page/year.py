@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -31,9 +32,9 @@ def fill_year(conn, n_models=50, n_days=365, n_features=40, last=None):
         n_models: Models; the first has hostile texts.
         n_days: Nights.
         n_features: Features of each model.
-        last: Last partition; yesterday in the operating timezone by default.
+        last: Last partition; ``newest_day()`` by default.
     """
-    last = last or dt.datetime.now(dt.UTC).date() - dt.timedelta(days=2)
+    last = last or newest_day()
     first = last - dt.timedelta(days=n_days - 1)
     for number in range(n_models):
         _keep_spec(conn, number)
@@ -53,6 +54,16 @@ def fill_year(conn, n_models=50, n_days=365, n_features=40, last=None):
     _keep_profiles(conn, last)
     conn.execute("analyze")
     return last
+
+
+def newest_day():
+    """Return the day after which the calendar has no hole, at whatever hour the tests run.
+
+    Its predictions come at 01:00 of the next morning and its deadline is at 04:00. At 02:00 the
+    next day takes over: a run that began before has two hours until that deadline.
+    """
+    local_now = dt.datetime.now(ZoneInfo(operating_timezone()))
+    return (local_now - dt.timedelta(hours=2)).date() - dt.timedelta(days=1)
 
 
 def name_of(number):
