@@ -14,7 +14,7 @@ from nightshift.orchestration.defaults import N_TRIES, RETRY_DELAY
 from nightshift.settings import PROJECT_ROOT
 
 MODELS = ("arrival_delay_minutes", "flight_delayed")
-STAGES = ("score", "rescue", "monitor", "train", "shadow")
+STAGES = ("score", "rescue", "monitor", "train", "shadow", "study")
 RUNS = {"ingest": 16, "transform": 16, "rollback": 4, "rescue": 2}
 """Runs at the same time where it is more than one: what waits for upstream must keep no other
 night from starting.
@@ -88,6 +88,7 @@ def test_assets_chain_the_dags(parsed: dict[str, Any]) -> None:
         **{f"monitor__{model}": [f"retrain/{model}"] for model in MODELS},
         **{f"train__{model}": [f"model/{model}"] for model in MODELS},
         **{f"shadow__{model}": [f"model/{model}"] for model in MODELS},
+        **{f"study__{model}": [] for model in MODELS},
         "rollback": [],
     }
 

@@ -36,6 +36,8 @@ SCORING = Lane("scoring", 100)
 WAREHOUSE = Lane("warehouse", 50)
 MONITORING = Lane("warehouse", 20)
 TRAINING = Lane("training", 10)
+# A study takes the cores as a training does, and every training goes first.
+STUDIES = Lane("training", 1)
 # Behind everything: no promise to anybody outside depends on it.
 SHADOW = Lane("shadow", 1)
 

@@ -160,6 +160,10 @@ FACTS = {
         where model = %(model)s and stream = %(stream)s and partition_date = %(night)s
             and shadow_load >= %(shadow_load)s
     """,
+    "feature report": """
+        select n_rows from ml.feature_reports
+        where model = %(model)s and partition_date = %(partition_date)s
+    """,
     "promotion": """
         select verdict from ml.promotions
         where promotion_id = %(promotion_id)s and model = %(model)s and version = %(version)s

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
+from nightshift.registry.champions import champion_for
 from nightshift.studies.findings import Finding
-from nightshift.studies.known_rows import newest_partition
+from nightshift.warehouse.published import newest_published_day
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -87,8 +88,12 @@ def keep_report(conn: Connection, spec: ModelSpec, report: FeatureReport, run: R
 
 
 def is_due(conn: Connection, spec: ModelSpec) -> bool:
-    """Return whether no report of the newest partition's month is kept."""
-    first_of_month = newest_partition(conn, spec).day.replace(day=1)
+    """Return whether a champion serves and no report of the newest partition's month is kept."""
+    newest = newest_published_day(conn, spec.features_dataset)
+    # Before the first champion there may be too few days to fit and to judge.
+    if newest is None or champion_for(conn, spec.name, Partition(newest).shift(1)) is None:
+        return False
+    first_of_month = newest.replace(day=1)
     query = "select 1 from ml.feature_reports where model = %s and partition_date >= %s limit 1"
     return conn.execute(query, [spec.name, first_of_month]).fetchone() is None
 

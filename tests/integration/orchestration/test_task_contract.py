@@ -50,7 +50,7 @@ INGESTED = SimpleNamespace(partitions=(SimpleNamespace(n_rows=5),), n_rows=5, n_
 PUBLISHED = SimpleNamespace(load_id=999, n_rows=5, content_hash="h", dataset="features/flight")
 MANIFEST = LoadManifest(RunContext("test/run", 1, "test"), {"input": "a"})
 
-READ_ONLY = {"watcher", "is_training_due", "emit_predictions_asset"}
+READ_ONLY = {"watcher", "is_training_due", "is_report_due", "emit_predictions_asset"}
 """They read, or decide by what they are given, and leave nothing behind."""
 PLAN_DOCUMENT = PLAN.model_dump(mode="json")
 SCORED = SimpleNamespace(outcome="scored", reason=None, load_id=999, n_rows=5)
@@ -110,6 +110,10 @@ LIES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
                 SimpleNamespace(stream="trained", partition_date=DAY, shadow_load=999)
             ]
         },
+    ),
+    "report_features": (
+        (MODEL,),
+        {"nightshift.studies.feature_report.report_features": SimpleNamespace(partition_date=DAY)},
     ),
     "decide_on_streams": (
         (MODEL,),

@@ -28,7 +28,8 @@ def report(
         float, typer.Option(min=0, help="No fit is begun after so many seconds.")
     ] = 1800.0,
     if_due: Annotated[
-        bool, typer.Option("--if-due", help="Do nothing if this month has a report already.")
+        bool,
+        typer.Option("--if-due", help="Do nothing without a champion, or a second time a month."),
     ] = False,
     stored: Annotated[
         bool, typer.Option("--stored", help="Show the newest kept report; nothing is fitted.")
@@ -51,7 +52,7 @@ def report(
     with connect(settings, "nightshift features report") as conn:
         # A scheduled run of every night makes one report a month.
         if if_due and not is_due(conn, spec):
-            typer.echo(f"{model} has a report of this month already.")
+            typer.echo(f"No report on {model} is due: nothing serves, or this month has one.")
             return
         kept = read_report(conn, model) if stored else None
     if stored and kept is None:

@@ -98,14 +98,18 @@ order by dag_id, task_id, partition_date, ended_at desc
 """
 
 
+_LATER_RESULT = {
+    "train": "select from ml.model_versions where model = %s and created_at > %s",
+    "study": "select from ml.feature_reports where model = %s and made_at > %s",
+}
+
+
 def _is_done(context: EvaluationContext, task: FailedTask) -> bool:
     """Return whether the partition of the task was published after it failed, by whatever way."""
-    if task.stage == "train":
-        # A later training has done what this one could not.
-        query = """
-            select exists (select from ml.model_versions where model = %s and created_at > %s)
-        """
-        row = context.conn.execute(query, [task.model, task.ended_at]).fetchone()
+    if task.stage in _LATER_RESULT:
+        # A later training or study has done what this one could not.
+        query = f"select exists ({_LATER_RESULT[task.stage]})"
+        row = context.conn.execute(query.encode(), [task.model, task.ended_at]).fetchone()
         return row == (True,)
     datasets = _datasets_of(context, task)
     if not datasets:
@@ -200,6 +204,8 @@ def _consequence(task: FailedTask, deadline: dt.datetime | None) -> str:
         return f"{at} readers have what the rescue could publish of {task.day}, else older scores."
     if task.stage == "train":
         return f"The champion of {task.model} serves on."
+    if task.stage == "study":
+        return f"{task.model} has no feature report of this month; it is tried again at noon."
     if task.stage == "monitor":
         return f"Drift and loss of {task.model} on {task.day} are unknown."
     return "Nothing that is published changes."
