@@ -33,6 +33,8 @@ cores, Python {python}. Each model is trained {rhythm} on the 120 days before, w
 were mature on that night, and scores every flight from the evening before. In brackets: the
 spec's rule on the same flights. Cancelled and diverted flights have no label. The specs'
 settings were chosen among a few on these same months, so the figures are slightly optimistic.
+The replayed schedule makes them optimistic too: its `tail_number` is the aircraft that flew, and
+an airline may still change it after the evening before ([ADR 5](adr/0005-raw-versions.md)).
 """
 
 app = typer.Typer(invoke_without_command=True)

@@ -22,7 +22,7 @@ from nightshift.warehouse.content_hash import (
     hash_basis,
     measure_loads,
 )
-from nightshift.warehouse.write_types import Target, target_of
+from nightshift.warehouse.write_types import Target
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
@@ -138,24 +138,6 @@ def describe_damages(damages: Sequence[Damage]) -> DamagedInputError:
         todo=f"Publish {first.dataset} of these days again, then rerun:"
         " docs/runbooks/NS-WRITE-007.md has the commands.",
     )
-
-
-def recently_lost_rows(conn: Connection, within: dt.timedelta) -> dict[str, list[Damage]]:
-    """Count the rows that readers see of recent publications; return those that differ, by dataset.
-
-    Args:
-        conn: Any connection.
-        within: How long ago a partition was published, at most.
-    """
-    lost: dict[str, list[Damage]] = {}
-    for dataset, loads in recent_records(conn, within).items():
-        target = target_of(dataset)
-        if target is None or sum(load.n_rows or 0 for load in loads) > MAX_COUNTED_ROWS:
-            continue
-        damages = count_damage(conn, target, loads)
-        if damages:
-            lost[dataset] = damages
-    return lost
 
 
 def recent_records(conn: Connection, within: dt.timedelta) -> dict[str, list[LoadRecord]]:
