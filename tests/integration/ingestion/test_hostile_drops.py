@@ -632,6 +632,7 @@ def test_what_a_partition_was_known_as_is_not_rewritten_by_an_old_date(world, da
         world.contract()
 
 
+@pytest.mark.mlts("data-5")
 def test_no_value_is_told_when_a_file_has_no_header(world, day):
     person = b"Anna Muster,anna@example.org,1970-01-02,CH9300762011623852957\n"
     world.bring(day, person * 3, 2)

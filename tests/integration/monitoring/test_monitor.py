@@ -268,6 +268,7 @@ def test_broken_column_is_named_with_its_feed_and_blocks_until_it_is_repaired(wo
     assert world.conn.execute(faults).fetchall() == []
 
 
+@pytest.mark.mlts("model-2")
 def test_estimate_stands_with_the_night_and_meets_its_realised_number(world) -> None:
     for key in ("2020-02-02", "2020-02-03", "2020-02-04"):
         world.add_night(key)

@@ -442,6 +442,7 @@ def own_suite(
     return settings.model_copy(update={"expectations_dir": tmp_path})
 
 
+@pytest.mark.mlts("data-5")
 def test_no_value_of_a_row_is_shown_whatever_the_expectation(
     settings: Settings,
     conn: Connection,

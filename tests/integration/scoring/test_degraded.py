@@ -133,6 +133,7 @@ def test_a_night_is_looked_after_until_its_deadline_and_a_late_one_for_some_hour
     assert night.is_looked_after(spec, deadline + looked_at) is expected
 
 
+@pytest.mark.mlts("data-5")
 def test_the_log_says_where_the_champion_broke_and_quotes_no_value(
     registry, warehouse, scoring_settings, spec, monkeypatch, caplog
 ):

@@ -17,6 +17,7 @@ from nightshift.orchestration import train_tasks
 from nightshift.studies.feature_page import render_markdown
 from nightshift.studies.feature_report import report_features
 from nightshift.studies.report_store import is_due, read_report
+from nightshift.studies.view_costs import view_costs
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 RUN = RunContext("features/test", 1, "test")
@@ -37,6 +38,7 @@ def report(court, spec):
     return report_features(court.settings, spec, RUN)
 
 
+@pytest.mark.mlts("data-2")
 def test_a_group_that_decides_earns_its_place(report):
     benefit = {found.name: found for found in report.of("benefit")}
     assert benefit.keys() == {"weather", "parcel", "other"}
@@ -61,6 +63,31 @@ def test_importance_is_there_for_whole_weeks_by_feature_and_cause(report):
     assert causes["parcel"] <= last["weight"] + last["is_fragile"] + last["distance"] + 1e-12
     gains = [found for found in report.of("gain") if found.name == "wind"]
     assert [found.note for found in gains] == ["version 1"]
+
+
+@pytest.mark.mlts("data-3")
+def test_each_view_costs_its_part_of_the_loads_of_the_ledger(conn):
+    """A load of two views and two days, of eight seconds, is two seconds each."""
+    conn.execute("create table features.feat_small (n integer)")
+    conn.execute("insert into features.feat_small select generate_series(1, 10000)")
+    conn.execute(
+        """
+        insert into ops.loads (dataset, partition_date, load_id, token, state, run_id, attempt,
+            actor, code_version, inputs, inputs_digest, n_rows, content_hash, started_at,
+            published_at)
+        select view, day, 1, 1, 'published', 'r', 1, 'test', 'test', '{}', 'd', 5000, 'h',
+            '2020-01-01 00:00:00+00', '2020-01-01 00:00:08+00'
+        from unnest(array['features/small', 'features/gone']) view,
+            unnest(array['2020-01-01', '2020-01-02']::date[]) day
+        """
+    )
+    costs = {(cost.finding, cost.name): cost.value for cost in view_costs(conn)}
+    (n_bytes,) = conn.execute("select pg_total_relation_size('features.feat_small')").fetchone()
+    assert costs == {
+        ("seconds", "small"): 2.0,
+        ("seconds", "gone"): 2.0,
+        ("bytes", "small"): n_bytes / 2,
+    }
 
 
 def test_learning_curves_end_at_the_whole(report):

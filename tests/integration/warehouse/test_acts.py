@@ -118,6 +118,7 @@ def test_nobody_changes_an_act_not_even_the_role_of_the_pipeline(settings: Setti
     assert list(warehouse_rights(SimpleNamespace(conn=conn, specs={}))) == []
 
 
+@pytest.mark.mlts("data-5")
 def test_values_of_rows_and_secrets_are_not_recorded(settings: Settings, conn: Connection):
     arguments = {
         "values": ["email=ann@example.org", "city=Bonn"],

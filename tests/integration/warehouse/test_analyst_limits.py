@@ -55,6 +55,14 @@ def member(settings, admin) -> Iterator[str]:
     admin.execute(f"drop owned by {name}; drop role {name}".encode())
 
 
+def test_an_empty_database_has_no_sessions_to_end(conn: Connection):
+    conn.execute("drop function if exists ops.end_hindering_sessions()")
+    assert sessions.end_hindering_sessions(conn) == []
+    # Before the first migration even the schema is missing.
+    conn.execute("alter schema ops rename to not_yet")
+    assert sessions.end_hindering_sessions(conn) == []
+
+
 def session(settings: Settings, login: str) -> psycopg.Connection:
     secret = settings.analyst_password.get_secret_value() if login == ANALYST else PASSWORD
     place = {"host": settings.warehouse_host, "port": settings.warehouse_port}

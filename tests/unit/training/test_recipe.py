@@ -347,6 +347,7 @@ SEARCH = {
 }
 
 
+@pytest.mark.mlts("model-3")
 def test_a_search_looks_at_no_day_that_chooses_or_evaluates(rows):
     spec = spec_with(search=SEARCH)
     train = rows_of(rows, SPLIT.train)

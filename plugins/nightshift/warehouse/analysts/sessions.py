@@ -59,7 +59,8 @@ def end_hindering_sessions(conn: Connection) -> list[str]:
         rows = conn.execute(
             sql.SQL("select login, reason from {}").format(sql.SQL(_GUARD))
         ).fetchall()
-    except errors.UndefinedFunction:
+    except (errors.UndefinedFunction, errors.InvalidSchemaName):
+        # An empty database has not even the schema: the first migration watches itself.
         return []
     except errors.InsufficientPrivilege as error:
         # The admin that made the function may end no sessions.
