@@ -34,6 +34,11 @@ class ColumnType(StrEnum):
         """Return the PostgreSQL type; timestamps are stored in UTC."""
         return _SQL_TYPES[self]
 
+    @property
+    def full_sql(self) -> str:
+        """Return the same as PostgreSQL's catalog names it."""
+        return self.sql.replace("timestamptz", "timestamp with time zone")
+
 
 _SQL_TYPES = {
     ColumnType.TEXT: "text",
