@@ -123,6 +123,15 @@ class PoolerError(WarehouseError):
     is_retryable = False
 
 
+class TableShapeError(NightshiftError):
+    """A table, view or column that the code needs is not there, or has another type.
+
+    No ``WarehouseError``: the warehouse works, and a step that needs less of it may still publish.
+    """
+
+    code = "NS-WAREHOUSE-014"
+
+
 class LocalSpaceError(NightshiftError):
     """A disk of this machine is full, or a file may not grow any more."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,7 +15,7 @@ from nightshift.contracts.document_folder import DocumentFolder, read_folder, re
 from nightshift.contracts.drop_limits import DropLimits
 from nightshift.contracts.partitions import is_timezone, operating_timezone
 from nightshift.contracts.reserved_names import ColumnName, DatasetName
-from nightshift.contracts.yaml_document import Frozen, Identifier, NamedDocument
+from nightshift.contracts.yaml_document import Days, Frozen, Identifier, NamedDocument
 
 
 class ColumnType(StrEnum):
@@ -33,6 +33,11 @@ class ColumnType(StrEnum):
     def sql(self) -> str:
         """Return the PostgreSQL type; timestamps are stored in UTC."""
         return _SQL_TYPES[self]
+
+    @property
+    def full_sql(self) -> str:
+        """Return the same as PostgreSQL's catalog names it."""
+        return self.sql.replace("timestamptz", "timestamp with time zone")
 
 
 _SQL_TYPES = {
@@ -158,7 +163,7 @@ class DatasetContract(NamedDocument):
 
     name: DatasetName
     description: str
-    schema_version: int = Field(ge=1)
+    schema_version: int = Field(ge=1, le=1000)
     timezone: str = Field(default_factory=operating_timezone)
     delivery: Delivery
     history_start: dt.date
@@ -166,12 +171,12 @@ class DatasetContract(NamedDocument):
     key: tuple[Identifier, ...] = Field(min_length=1)
     event_timestamp: Identifier | None = None
     day_column: Identifier | None = None
-    day_offset_days: int = 0
+    day_offset_days: int = Field(default=0, ge=-366, le=366)
     columns: tuple[Column, ...] = Field(min_length=1)
     minimum_rows: int = Field(default=1, ge=0)
     maximum_refused_ratio: float = Field(default=0.0, ge=0, le=1)
-    maximum_wait_minutes: int = Field(default=180, ge=0)
-    maximum_backdating_days: Annotated[int, Field(ge=0)] | Literal["unlimited"] = 3
+    maximum_wait_minutes: int = Field(default=180, ge=0, le=14 * 24 * 60)
+    maximum_backdating_days: Days | Literal["unlimited"] = 3
     limits: DropLimits = Field(default_factory=DropLimits)
     versions: dict[int, SchemaChange] = Field(default_factory=dict)
 

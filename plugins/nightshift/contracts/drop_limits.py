@@ -20,6 +20,8 @@ class DropLimits(Frozen):
         bytes: Size of the file as it is stored in the lake.
         decompressed_bytes: Size of a compressed file's text, or of a Parquet file's columns.
         decompression_ratio: Decompressed size divided by the file's size; counts from 16 MiB on.
+            The text of a Parquet file, in which a repeated value is stored once, may be ten times
+            as much; that counts from 128 MiB on.
         cell_characters: Length of one value, in bytes of UTF-8.
         columns: Columns of the file, also those that the contract does not know.
         malformed_rows: Rows with another number of fields than the header.

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from nightshift.contracts.document_folder import DocumentFolder, read_folder, read_named
 from nightshift.contracts.metrics import METRICS, NOT_SUPPORTED, Task, metrics_of
@@ -21,6 +21,7 @@ from nightshift.contracts.scoring_spec import Analytics, Scoring
 from nightshift.contracts.training_spec import Training
 from nightshift.contracts.yaml_document import (
     IDENTIFIER,
+    Days,
     Frozen,
     Identifier,
     NamedDocument,
@@ -97,7 +98,7 @@ class Label(Frozen):
 
     relation: Identifier
     column: Identifier
-    maturity_days: int = Field(default=1, ge=0)
+    maturity_days: Days = 1
 
 
 class ModelSpec(NamedDocument):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from nightshift.contracts.yaml_document import Frozen, PositiveInt, Ratio
+from nightshift.contracts.yaml_document import Days, Frozen, PositiveDays, PositiveInt, Ratio
 
 RETIRED_KEYS = frozenset(("psi_threshold", "minimum_effect", "score_psi_threshold"))
 """Keys of the index of stability, which ``drift_limit`` replaced; they decide nothing any more."""
@@ -21,8 +21,8 @@ class WindowRule(Frozen):
         m: Days that are looked at.
     """
 
-    n: PositiveInt
-    m: PositiveInt
+    n: PositiveDays
+    m: PositiveDays
 
     @model_validator(mode="after")
     def _n_of_m(self) -> WindowRule:
@@ -48,7 +48,7 @@ class Triggers(Frozen):
     drift: tuple[Literal["drift", "score_drift"], ...] = ("drift", "score_drift")
     may_act_on_drift_alone: bool = False
     severe_loss_factor: float | None = Field(default=2.0, ge=1)
-    shock_nights: int = Field(default=3, ge=0)
+    shock_nights: Days = 3
 
 
 class RetrainBudget(Frozen):
@@ -60,7 +60,7 @@ class RetrainBudget(Frozen):
     """
 
     retrainings: PositiveInt = 3
-    days: PositiveInt = 28
+    days: PositiveDays = 28
 
 
 class Monitoring(Frozen):
@@ -91,7 +91,7 @@ class Monitoring(Frozen):
     metric: str
     maximum_metric_loss: float = Field(gt=0)
     windows: WindowRule
-    cooldown_days: int = Field(default=7, ge=0)
+    cooldown_days: Days = 7
     retrain_budget: RetrainBudget = RetrainBudget()
     triggers: Triggers = Triggers()
     minimum_labels: PositiveInt = 200

@@ -9,7 +9,14 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from nightshift.contracts.yaml_document import Frozen, Identifier, PositiveInt, Ratio
+from nightshift.contracts.yaml_document import (
+    Days,
+    Frozen,
+    Identifier,
+    PositiveDays,
+    PositiveInt,
+    Ratio,
+)
 
 Margin = Annotated[float, Field(ge=0)]
 
@@ -102,13 +109,12 @@ class Promotion(Frozen):
     non_inferiority_margin: Margin | None = None
     superiority_probability: float = Field(default=0.95, gt=0.5, lt=1)
     shadow_versions: tuple[PositiveInt, ...] = ()
-    stale_after_days: PositiveInt | None = 28
-    minimum_stream_days: int = Field(default=28, ge=14)
-    # Finite: with minus infinity no baseline would have to be beaten.
-    minimum_gain_over_baseline: float = Field(default=0.0, allow_inf_nan=False)
-    minimum_evidence_days: int = Field(default=5, ge=2)
+    stale_after_days: PositiveDays | None = 28
+    minimum_stream_days: Days = Field(default=28, ge=14)
+    minimum_gain_over_baseline: float = 0.0
+    minimum_evidence_days: Days = Field(default=5, ge=2)
     minimum_evidence_rows: PositiveInt = 200
-    maximum_gap_days: int = Field(default=3, ge=0)
+    maximum_gap_days: Days = 3
     slices: tuple[Slice, ...] = ()
     slice_margin: Margin | None = None
     maximum_calibration_error: Margin | None = None

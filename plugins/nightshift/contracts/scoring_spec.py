@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from nightshift.contracts.reserved_names import PREDICTION_COLUMNS, VIEW_COLUMNS
-from nightshift.contracts.yaml_document import Frozen, Identifier, PositiveInt
+from nightshift.contracts.yaml_document import Days, Frozen, Identifier, PositiveDays, PositiveInt
 
 OTHER_CAUSE = "other"
 """Features that no declared cause names."""
@@ -41,7 +41,7 @@ class CarryOver(Frozen):
     """
 
     key: tuple[Identifier, ...] = ()
-    maximum_age_days: int = Field(default=7, ge=0)
+    maximum_age_days: Days = 7
     half_life_days: float = Field(default=3.5, gt=0)
 
 
@@ -64,8 +64,8 @@ class Spine(Frozen):
     event_timestamp: Identifier
     key_parts: tuple[Identifier, ...] = ()
     day: Identifier | None = None
-    repeat_days: int = Field(default=7, ge=0)
-    repeat_times: PositiveInt = 3
+    repeat_days: Days = 7
+    repeat_times: PositiveDays = 3
 
     @model_validator(mode="after")
     def _day_is_a_part(self) -> Spine:
@@ -91,13 +91,13 @@ class Scoring(Frozen):
         rescue_minutes_before_deadline: When the rescue checks whether the partition is published.
     """
 
-    shards: PositiveInt = 2
-    reasons: int = Field(default=3, ge=0)
+    shards: int = Field(default=2, ge=1, le=1000)
+    reasons: int = Field(default=3, ge=0, le=1000)
     engine: EngineChoice = "auto"
     fallback: FallbackRule
     carry_over: CarryOver = CarryOver()
     spine: Spine | None = None
-    rescue_minutes_before_deadline: PositiveInt = 60
+    rescue_minutes_before_deadline: int = Field(default=60, ge=1, le=1440)
 
 
 class Cause(Frozen):

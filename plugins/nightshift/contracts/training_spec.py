@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from nightshift.contracts.yaml_document import Frozen, PositiveInt, Ratio
+from nightshift.contracts.yaml_document import Days, Frozen, PositiveDays, PositiveInt, Ratio
 
 Calibration = Literal["platt", "isotonic", "none", "auto"]
 
@@ -88,11 +88,11 @@ class Level(Frozen):
             standard deviations of the nights' labels.
     """
 
-    days: int = Field(default=14, ge=0)
-    prior_days: PositiveInt = 14
+    days: Days = 14
+    prior_days: PositiveDays = 14
     mature_nights: int = Field(default=14, ge=0, le=60)
-    prior_nights: PositiveInt = 14
-    minimum_nights: PositiveInt = 1
+    prior_nights: PositiveDays = 14
+    minimum_nights: PositiveDays = 1
     minimum_rows: PositiveInt = 100
     maximum: float = Field(default=1.0, gt=0)
 
@@ -133,11 +133,11 @@ class Recipe(Frozen):
             measured on a model of the same recipe that was fitted on the days before it.
     """
 
-    folds: PositiveInt = 2
+    folds: int = Field(default=2, ge=1, le=100)
     seeds: int = Field(default=1, ge=1, le=20)
     linear: Linear = Field(default_factory=Linear)
     level: Level = Field(default_factory=Level)
-    half_life_days: PositiveInt | None = None
+    half_life_days: PositiveDays | None = None
     increasing: tuple[str, ...] = ()
     decreasing: tuple[str, ...] = ()
     costs: Costs | None = None
@@ -197,7 +197,7 @@ class Search(Frozen):
     """
 
     trials: int = Field(default=10, ge=1, le=200)
-    folds: PositiveInt = 2
+    folds: int = Field(default=2, ge=1, le=100)
     parameters: dict[str, SearchRange]
 
     @field_validator("parameters")
@@ -253,15 +253,15 @@ class Training(Frozen):
 
     schedule: Literal["nightly", "weekly", "never"]
     weekday: Weekday = Weekday.SUNDAY
-    window_days: PositiveInt = 120
-    minimum_days: PositiveInt = 40
-    cold_start_days: PositiveInt | None = None
-    gap_days: int = Field(default=1, ge=0)
-    validation_days: PositiveInt = 14
-    holdout_days: PositiveInt = 14
+    window_days: PositiveDays = 120
+    minimum_days: PositiveDays = 40
+    cold_start_days: PositiveDays | None = None
+    gap_days: Days = 1
+    validation_days: PositiveDays = 14
+    holdout_days: PositiveDays = 14
     maximum_rows: PositiveInt = 10_000_000
-    backtest_folds: int = Field(default=2, ge=0)
-    seed: int = 20130101
+    backtest_folds: int = Field(default=2, ge=0, le=100)
+    seed: int = Field(default=20130101, ge=0, le=2**31 - 1)
     num_boost_round: PositiveInt = 400
     early_stopping_rounds: PositiveInt = 40
     objective: (

@@ -15,7 +15,12 @@ from nightshift.errors import SpecError
 # Names that become SQL identifiers. Source: PostgreSQL's limit of 63 bytes.
 IDENTIFIER = r"^[a-z_][a-z0-9_]{0,62}$"
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
-PositiveInt = Annotated[int, Field(gt=0)]
+# Counts reach columns of PostgreSQL's integer.
+PositiveInt = Annotated[int, Field(gt=0, le=2**31 - 1)]
+# A century: a date minus so many days is one that Python, PostgreSQL and the calendar have.
+_MAXIMUM_DAYS = 36_525
+Days = Annotated[int, Field(ge=0, le=_MAXIMUM_DAYS)]
+PositiveDays = Annotated[int, Field(gt=0, le=_MAXIMUM_DAYS)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 # The largest specs of ours have 5 KB; one with 300 features has 20 KB.
@@ -28,6 +33,9 @@ MAXIMUM_NODES = 200_000
 # A block nests by one column at least, so a deep one begins far to the right.
 _DEEP_BLOCK = re.compile(rf"^[ \t?-]{{{2 * MAXIMUM_DEPTH},}}", re.MULTILINE)
 _BRACKETS = re.compile(r"[\[\]{}]")
+# Neither PostgreSQL stores NUL or half a character, nor does a log show the others.
+_UNSTORABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_MAXIMUM_INTEGER = 2**63 - 1
 _TAG = "tag:yaml.org,2002:"
 # Type, pattern and first characters of the plain scalars of YAML 1.2 that are no text.
 _SCALARS = (
@@ -55,9 +63,12 @@ _SCALARS = (
 
 
 class Frozen(BaseModel):
-    """A strict, immutable part of a document that refuses unknown keys."""
+    """A strict, immutable part of a document that refuses unknown keys.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Numbers are finite: NaN passes every comparison with a limit, and infinity switches it off.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class NamedDocument(Frozen):
@@ -86,7 +97,12 @@ def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     """Read an integer; PyYAML takes a leading zero for octal, as YAML 1.1 does."""
     digits = str(loader.construct_scalar(node)).replace("_", "")
     has_base = digits.lstrip("+-")[1:2] in {"b", "o", "x"}
-    return int(digits, 0 if has_base else 10)
+    number = int(digits, 0 if has_base else 10)
+    if abs(number) > _MAXIMUM_INTEGER:
+        raise yaml.MarkedYAMLError(
+            problem="an integer of more than 64 bits", problem_mark=node.start_mark
+        )
+    return number
 
 
 for _name, _pattern, _first in _SCALARS:
@@ -185,6 +201,7 @@ def _parse(path: Path, text: str) -> tuple[yaml.MappingNode, dict[object, object
             )
         for node in sizes:
             _refuse_repeated_key(loader, node)
+            _refuse_unstorable_text(node)
         content = None if root is None else loader.construct_document(root)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -228,6 +245,15 @@ def _refuse_repeated_key(loader: _Loader, node: yaml.Node) -> None:
         if name in seen:
             raise yaml.MarkedYAMLError(problem=f"key {name!r} twice", problem_mark=key.start_mark)
         seen.add(name)
+
+
+def _refuse_unstorable_text(node: yaml.Node) -> None:
+    parts = chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+    for part in parts:
+        if isinstance(part, yaml.ScalarNode) and _UNSTORABLE.search(part.value):
+            raise yaml.MarkedYAMLError(
+                problem="a control character in a text", problem_mark=part.start_mark
+            )
 
 
 def _describe(path: Path, root: yaml.MappingNode, error: dict[str, Any], shows_values: bool) -> str:

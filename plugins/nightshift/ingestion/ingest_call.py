@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import DatasetContract, load_contract
 from nightshift.contracts.run import RunContext
+from nightshift.errors import TableShapeError
 from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import Settings
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.relations.columns import table_columns
 from nightshift.warehouse.write_types import Target
 
 if TYPE_CHECKING:
@@ -53,11 +55,36 @@ def open_call(settings: Settings, dataset: str, run: RunContext) -> Iterator[Ing
 
     Raises:
         WarehouseError: As ``connect``.
+        TableShapeError: The raw table is not that of the contract.
     """
     contract = load_contract(settings.datasets_dir, dataset)
     store = ObjectStore.open(settings)
     with connect(settings, run.application_name) as conn:
+        _refuse_other_table(conn, contract)
         yield IngestCall(settings, store, conn, contract, run)
+
+
+def _refuse_other_table(conn: Connection, contract: DatasetContract) -> None:
+    """Refuse a table without the contract's columns.
+
+    The content hash covers the columns that are there: without one of them, what was published
+    cannot be compared, and a rerun would call it complete.
+    """
+    existing = table_columns(conn, "raw", contract.name)
+    problems = []
+    for column in contract.columns:
+        if column.name not in existing:
+            problems.append(f"no {column.name}")
+        elif existing[column.name].bare_type != column.type.full_sql:
+            problems.append(f"{column.name} {existing[column.name].bare_type}")
+    if problems:
+        raise TableShapeError(
+            f"raw.{contract.name} is not the table of its contract.",
+            expected="each column of the contract, with its type",
+            got=", ".join(problems) if existing else "no table",
+            todo="Run `nightshift migrate`, which makes what is missing and names a type that"
+            " differs; then rerun the task, which reads the drops again.",
+        )
 
 
 def contract_digest(contract: DatasetContract) -> str:

@@ -8,11 +8,12 @@ delivered yet, and neither is a manifest without its file.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 if TYPE_CHECKING:
     from nightshift.lake.object_store import ObjectStore
@@ -21,6 +22,8 @@ PARALLEL_REQUESTS = 16
 MANIFEST_SUFFIX = ".manifest.json"
 MAX_KEY_CHARACTERS = 1024
 """The longest key of S3."""
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:")
 
 
 class DropManifest(BaseModel):
@@ -29,7 +32,8 @@ class DropManifest(BaseModel):
     Attributes:
         dataset: Name of the dataset's contract.
         partition: Operating day.
-        delivered_at: When it was delivered, UTC: the ``known_at`` of its rows.
+        delivered_at: When it was delivered: the ``known_at`` of its rows. Kept in UTC, whatever its
+            offset: PostgreSQL takes no offset beyond 15:59, which Python does.
         data_key: Key of the data file, in the manifest's folder.
         sha256: Digest of the data file, hex; PowerShell writes it in upper case.
         n_rows: Rows of the data file without its header.
@@ -45,6 +49,26 @@ class DropManifest(BaseModel):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     n_rows: int = Field(ge=0, le=10**12)
     schema_version: int = Field(ge=1, le=10**6)
+
+    @field_validator("partition", "delivered_at", mode="before")
+    @classmethod
+    def _parse_text(cls, value: object, info: ValidationInfo) -> object:
+        # Pydantic would take a number, and a text of digits, for seconds since 1970.
+        if isinstance(value, dt.date):
+            return value
+        if info.field_name == "partition" and isinstance(value, str) and _DAY.fullmatch(value):
+            return dt.date.fromisoformat(value)
+        if info.field_name == "delivered_at" and isinstance(value, str) and _TIME.match(value):
+            return dt.datetime.fromisoformat(value.upper())
+        raise ValueError("a text as ISO 8601 has it")
+
+    @field_validator("delivered_at")
+    @classmethod
+    def _in_utc(cls, delivered_at: dt.datetime) -> dt.datetime:
+        try:
+            return delivered_at.astimezone(dt.UTC)
+        except OverflowError:
+            raise ValueError("a time within the years 1 to 9999 of UTC") from None
 
     @field_validator("sha256", mode="before")
     @classmethod

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from nightshift.errors import PoolerError, WarehouseError
+from nightshift.errors import PoolerError, TableShapeError, WarehouseError
 from nightshift.resource_errors import translate_resource_errors
 from nightshift.warehouse.faults import fault_in, fault_of
 
@@ -25,6 +25,8 @@ _TRANSIENT = {
     "40P01": "Two transactions waited for each other, and the warehouse ended this one.",
 }
 """Errors that pass by themselves, by SQLSTATE."""
+_ABSENT = {"42P01", "42703", "3F000", "42704"}
+"""A table or view, a column, a schema, another object that is not there."""
 # PostgreSQL expects one row of a label view over versions with a window function. Once its tables
 # are analysed it would join 500,000 labels row by row, and not end.
 PLAN_LABELS = "set local enable_nestloop = off"
@@ -80,6 +82,7 @@ def connect(settings: Settings, application_name: str = "nightshift") -> Iterato
         StatementCancelledError: A statement of the block took too long.
         WarehouseRightsError: A statement of the block lacks a right.
         ReadOnlyWarehouseError: A statement of the block wrote, and the server is a replica.
+        TableShapeError: A statement of the block reads what is not there.
         WarehouseFullError: A statement of the block found the warehouse's disk full.
         MemoryShortError: A statement of the block got no more memory.
     """
@@ -93,6 +96,14 @@ def connect(settings: Settings, application_name: str = "nightshift") -> Iterato
     except psycopg.Error as error:
         if fault := fault_of(error):
             raise fault from error
+        if error.sqlstate in _ABSENT:
+            # The other lines are text of the statement.
+            raise TableShapeError(
+                "A table, view or column of the warehouse is not there.",
+                got=str(error).splitlines()[0],
+                todo="Run `nightshift migrate`, then rerun the task: what it makes again is filled"
+                " from the drops, or by the stage that writes it.",
+            ) from error
         # An error of our own SQL or data is not the warehouse's: it keeps its class.
         if not isinstance(error, psycopg.OperationalError):
             raise

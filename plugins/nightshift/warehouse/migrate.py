@@ -140,9 +140,8 @@ def ensure_raw_table(conn: Connection, contract: DatasetContract) -> None:
 
 def _refuse_changed_types(contract: DatasetContract, existing: dict[str, TableColumn]) -> None:
     for column in contract.columns:
-        # Contracts use the short name of the type.
-        sql_type = existing[column.name].sql_type.replace("timestamp with time zone", "timestamptz")
-        if sql_type != column.type.sql:
+        sql_type = existing[column.name].sql_type
+        if sql_type != column.type.full_sql:
             raise SpecError(
                 f"raw.{contract.name}.{column.name} has another type in the warehouse than in the"
                 " contract.",

@@ -9,12 +9,15 @@ from examples.flights.upstream import deliver
 from tests.chaos.damaged_rows.damages import DAMAGES, DOUBLED, Partition
 from tests.integration.scoring.conftest import DAY, publish_features
 
+from nightshift.contracts.datasets import load_contract
 from nightshift.contracts.partitions import PartitionRange
+from nightshift.errors import TableShapeError
 from nightshift.ingestion import large_drop
 from nightshift.ingestion.load import ingest
 from nightshift.scoring.deadline_fallback import publish_by_deadline
 from nightshift.scoring.pipeline import begin, publish, score, score_shard
 from nightshift.warehouse.damage import DamagedInputError
+from nightshift.warehouse.migrate import ensure_raw_table
 
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R1"), pytest.mark.timeout(300)]
 NIGHT = dt.date(2013, 7, 1)
@@ -51,6 +54,47 @@ def test_ingest_reads_a_drop_again_when_its_published_rows_are_damaged(
     known_at = "select distinct known_at from ops.raw_versions where dataset = 'raw/weather'"
     assert len(conn.execute(known_at).fetchall()) == 1  # what was known when stays what it was
     assert not ingest(settings, "weather", WEATHER, run).is_new
+
+
+SHAPES = {
+    "the table dropped": "drop table {table} cascade",
+    "the table renamed": "alter table {table} rename to gone",
+    "a column dropped": "alter table {table} drop column {value} cascade",
+    "the type of a column changed": "alter table {table} alter column {value} type text",
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ingest_is_no_success_when_its_table_is_another_one(settings, conn, run, tmp_path, shape):
+    """Rows are compared by the columns that are there: without one of them they looked complete."""
+    settings = settings.model_copy(update={"home": tmp_path})
+    deliver(settings, WEATHER, (), datasets=("weather",))
+    first = ingest(settings, "weather", WEATHER, run)
+    right = RAW.content(conn)
+    RAW.execute(conn, SHAPES[shape])
+
+    with pytest.raises(TableShapeError, match=r"raw\.weather") as caught:
+        ingest(settings, "weather", WEATHER, run)
+
+    assert not caught.value.is_retryable
+    if shape == "the type of a column changed":  # `migrate` names it and changes nothing
+        RAW.execute(conn, "alter table {table} alter {value} type float8 using {value}::float8")
+    ensure_raw_table(conn, load_contract(settings.datasets_dir, "weather"))
+    second = ingest(settings, "weather", WEATHER, run)
+    assert second.n_rows == first.n_rows
+    assert sorted(RAW.content(conn)) == sorted(right)
+
+
+def test_scoring_has_a_code_when_a_column_of_its_table_is_gone(
+    registry, warehouse, scoring_settings, spec, run
+):
+    publish_features(warehouse)
+    registry.promote("2013-07-01")
+    score(scoring_settings, spec, DAY, run)
+    warehouse.execute("alter table predictions.parcel_late rename column score to other")
+
+    with pytest.raises(TableShapeError, match=r"no score|is not there"):
+        score(scoring_settings, spec, DAY, run)
 
 
 def test_scoring_publishes_a_repair_when_its_published_rows_are_damaged(

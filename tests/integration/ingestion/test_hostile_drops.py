@@ -142,6 +142,12 @@ FILES: dict[str, Kind] = {
     "a huge schema version": lambda w, d: w.bring(d, good_file(d), 24, schema_version=10**30),
     "a number of rows that no file has": lambda w, d: w.bring(d, good_file(d), 24, n_rows=10**30),
     "a number of rows with a point": lambda w, d: w.bring(d, good_file(d), 24, n_rows=24.0),
+    "a time that is a text of digits": lambda w, d: w.bring(
+        d, good_file(d), 24, delivered_at="1357084800"
+    ),
+    "delivered beyond the end of UTC": lambda w, d: w.bring(
+        d, good_file(d), 24, delivered_at="0001-01-01T00:00:00+23:59"
+    ),
     "a time that is a number": lambda w, d: w.bring(d, good_file(d), 24, delivered_at=1357084800),
     "delivered in the year 1": lambda w, d: w.bring(
         d, good_file(d), 24, delivered_at="0001-01-01T00:00:00+14:00"
@@ -644,6 +650,39 @@ def test_no_value_is_told_when_a_file_has_no_header(world, day):
     for text in (str(caught.value), reason):
         assert "4 column(s) that the contract does not know" in text
         assert not [value for value in ("Anna", "anna@", "1970", "CH93") if value in text]
+
+
+@pytest.mark.parametrize("offset", ["+23:59", "-23:59", "+16:00", "-00:00"])
+def test_a_delivery_of_any_offset_is_in_and_stops_nobody(world, day, offset):
+    """PostgreSQL takes no offset beyond 15:59: one such manifest has stopped all late drops."""
+    other = day + dt.timedelta(days=1)
+    world.bring(day, good_file(day), 24, delivered_at=f"{other}T04:00:00{offset}")
+    world.bring(other, good_file(other), 24)
+
+    late = world.sweep(day, other)
+
+    assert [drop.partition for drop in late.loaded] == [day, other]
+    hours, minutes = int(offset[1:3]), int(offset[4:])
+    ahead = dt.timedelta(hours=hours, minutes=minutes) * (-1 if offset[0] == "-" else 1)
+    at = dt.datetime.combine(other, dt.time(4), dt.UTC) - ahead
+    assert world.versions(day) == [(at, 24)]
+
+
+def test_no_name_of_a_zone_is_told(world, day):
+    columns = {
+        "shop": ["hill"],
+        "hour_at": pa.array([0]).cast(pa.timestamp("us", "Quackenbush/Street")),
+        "visitors": [1],
+        "valid_to": [""],
+    }
+    world.bring(day, table_file(columns), 1, suffix=".parquet")
+
+    world.sweep(day)
+
+    ((code, reason),) = world.refusals(day)
+    assert code == "NS-CONTRACT-007"
+    assert "zone" in reason
+    assert "Quackenbush" not in reason
 
 
 def test_no_row_is_told_when_it_has_too_many_fields(world, day):

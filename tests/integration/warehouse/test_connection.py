@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from nightshift.errors import WarehouseError
+from nightshift.errors import TableShapeError, WarehouseError
 from nightshift.warehouse.connection import connect
 
 pytestmark = pytest.mark.integration
@@ -40,5 +40,17 @@ def test_a_connection_that_breaks_is_named(settings):
 
 
 def test_a_mistake_of_ours_passes_as_it_is(settings):
-    with pytest.raises(psycopg.errors.UndefinedTable), connect(settings) as other:
-        other.execute("select * from public.nowhere")
+    with pytest.raises(psycopg.errors.DivisionByZero), connect(settings) as other:
+        other.execute("select 1 / 0")
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["select * from public.nowhere", "select nobody from ops.loads", "create table nowhere.t ()"],
+)
+def test_what_is_not_there_is_named_and_the_statement_is_not(settings, query):
+    with pytest.raises(TableShapeError) as caught, connect(settings) as other:
+        other.execute(query)
+    assert (caught.value.code, caught.value.is_retryable) == ("NS-WAREHOUSE-014", False)
+    assert not isinstance(caught.value, WarehouseError)
+    assert "LINE 1" not in str(caught.value)

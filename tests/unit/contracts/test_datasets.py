@@ -53,3 +53,13 @@ def test_a_timezone_that_is_none_or_differs_by_machine_is_refused(timezone: str)
 @pytest.mark.parametrize("timezone", ["UTC", "Europe/Berlin", "US/Eastern", "EST5EDT", "Etc/GMT+5"])
 def test_a_timezone_of_the_iana_database_is_accepted(timezone: str) -> None:
     assert DatasetContract.model_validate(contract(timezone=timezone)).timezone == timezone
+
+
+@pytest.mark.parametrize("number", [2**31, 5_000_000, 10**18])
+@pytest.mark.parametrize(
+    "key", ["schema_version", "maximum_wait_minutes", "maximum_backdating_days", "day_offset_days"]
+)
+def test_a_number_that_fills_the_memory_or_leaves_the_calendar_is_refused(key, number) -> None:
+    """A list of so many versions has taken a process's memory before anything was compared."""
+    with pytest.raises(ValidationError, match=f"{key}\\b.*\n.*less than or equal to"):
+        DatasetContract.model_validate(contract(**{key: number}))

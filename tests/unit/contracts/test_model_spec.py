@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import copy
 import datetime as dt
+import math
 import shutil
+from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from nightshift.contracts.metrics import METRICS
 from nightshift.contracts.model_spec import is_skipped_by_clock, load_spec, load_specs
@@ -181,3 +185,49 @@ def test_causes_group_the_features_of_the_model(edited):
         "    - name: aircraft\n", "    - {name: x, features: [snow]}\n    - name: a\n"
     )
     assert "snow is no feature of the model" in message
+
+
+def _numbers(
+    part: object, path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], int | float]]:
+    """Yield path and value of each number in a document."""
+    if isinstance(part, dict | list):
+        items = part.items() if isinstance(part, dict) else enumerate(part)
+        for key, value in items:
+            yield from _numbers(value, (*path, key))
+    elif isinstance(part, int | float) and not isinstance(part, bool):
+        yield path, part
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 2**63 - 1])
+def test_no_number_of_a_spec_is_endless(tmp_path, number):
+    """NaN passes every comparison with a limit, and no calendar has so many days."""
+    complete = load_spec(MODELS, "arrival_delay_minutes").model_dump(mode="json")
+    checked, accepted = 0, []
+    for path, usual in _numbers(complete):
+        # A measurement may be as large as somebody likes; a count is bounded.
+        if math.isfinite(number) and isinstance(usual, float):
+            continue
+        checked += 1
+        document = copy.deepcopy(complete)
+        part = document
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = number
+        (tmp_path / "arrival_delay_minutes.yaml").write_text(yaml.safe_dump(document))
+        load_spec.cache_clear()
+        try:
+            load_spec(tmp_path, "arrival_delay_minutes")
+        except SpecError:
+            continue
+        accepted.append(".".join(map(str, path)))
+    load_spec.cache_clear()
+    assert checked > 30
+    # LightGBM judges its own parameters.
+    assert [path for path in accepted if ".params." not in path] == []
+
+
+@pytest.mark.parametrize("shards", ["100000", "2147483648"])
+def test_a_number_of_tasks_that_no_machine_holds_is_refused(edited, shards):
+    message, _ = edited("  shards: 2", f"  shards: {shards}")
+    assert "scoring.shards: expected Input should be less than or equal to 1000" in message

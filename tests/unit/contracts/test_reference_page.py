@@ -23,7 +23,7 @@ def test_every_key_has_a_meaning():
 
 def test_limits_defaults_and_choices_are_shown():
     page = render()
-    assert "| `gap_days` | whole number, ≥ 0 | `1` |" in page
+    assert "| `gap_days` | whole number, ≥ 0, ≤ 36525 | `1` |" in page
     assert "| `schedule` | `nightly` or `weekly` or `never` | required |" in page
     assert "| `positive_threshold` | number or null | `null` |" in page
     assert "### `promotion.slices`" in page

@@ -88,6 +88,11 @@ def test_reading_is_that_of_yaml_1_2(path: Path, text: str):
         ("b: 1\na: [1, }", 2),
         ("b: 1\na: !x 1", 2),
         ("b: 1\na: !!python/name:os.system", 2),
+        ('b: 1\na: "x\\0y"', 2),
+        ('b: 1\n"k\\ey": 1', 2),
+        ('b: 1\na: [x, "\\a"]', 2),
+        (f"b: 1\na: {10**30}", 2),
+        (f"b: 1\na: -0x{'f' * 17}", 2),
     ],
 )
 def test_what_is_no_yaml_is_refused_with_its_line(path: Path, text: str, line: int):

@@ -80,14 +80,15 @@ def as_csv(texts: Sequence[str]) -> bytes:
     return sink.getvalue().encode()
 
 
-def as_parquet(arrays: Sequence[pa.Array]) -> bytes:
-    """Write arrays of one value each."""
+def as_parquet(arrays: Sequence[pa.Array], *, is_int96: bool = False) -> bytes:
+    """Write arrays of one value each, times as Spark and Impala write them if asked."""
     columns = {"id": [str(place) for place in range(len(arrays))]}
     for place, value in enumerate(arrays):
         before, after = pa.nulls(place, value.type), pa.nulls(len(arrays) - place - 1, value.type)
         columns[f"v{place}"] = pa.chunked_array([before, value, after])
     sink = io.BytesIO()
-    parquet.write_table(pa.table(columns), sink, version="2.6")
+    options = {"use_deprecated_int96_timestamps": True} if is_int96 else {"version": "2.6"}
+    parquet.write_table(pa.table(columns), sink, **options)
     return sink.getvalue()
 
 
@@ -152,3 +153,29 @@ def typed_and_as_text() -> tuple[list[str], list[str]]:
 def test_a_typed_parquet_value_means_what_its_text_means(typed_and_as_text, place):
     typed, as_text = typed_and_as_text
     assert typed[place] == as_text[place]
+
+
+def test_an_int96_time_of_any_year_is_read_and_never_wrapped_around():
+    """Nanoseconds of 64 bits end in 2262: Spark's `9999-12-31` has been read as a day of 1816."""
+    days = ["9999-12-31", "2262-04-12", "1582-10-15", "0001-01-01", "2013-09-05"]
+    arrays = [pa.array([day]).cast(pa.timestamp("us")) for day in days]
+
+    meanings = read(["utc_timestamp"] * len(days), as_parquet(arrays, is_int96=True), ".parquet")
+
+    assert meanings == [f"{day} 00:00:00+00:00" for day in days]
+
+
+def test_a_zone_whose_offset_has_seconds_moves_no_instant():
+    """Local mean time: New York was 4:56:02 behind until 1883, Monrovia 44:30 until 1972."""
+    instants = [
+        ("America/New_York", "1811-07-23 15:06:40"),
+        ("Africa/Monrovia", "1971-05-05 12:00:00"),
+    ]
+    arrays = [
+        pa.array([f"{at}Z"]).cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us", zone))
+        for zone, at in instants
+    ]
+
+    meanings = read(["utc_timestamp", "local_timestamp"], as_parquet(arrays), ".parquet")
+
+    assert meanings == [f"{at}+00:00" for _, at in instants]

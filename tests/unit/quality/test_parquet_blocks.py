@@ -11,6 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from nightshift.contracts.drop_limits import DropLimits
+from nightshift.quality.files.decompression import OverLimitError
 from nightshift.quality.files.parquet_blocks import parquet_blocks
 
 KEY = uuid.UUID("12345678-1234-5678-9abc-def012345678")
@@ -47,3 +48,30 @@ def test_text_in_an_encoding_that_is_not_read_is_refused_by_its_name(encoding):
 def test_numbers_in_an_encoding_of_differences_are_read():
     options = {"use_dictionary": False, "column_encoding": {"v": "DELTA_BINARY_PACKED"}}
     assert read(pa.array([7, 8, None]), **options) == ["7", "8", None]
+
+
+def repeated(value: str, n_rows: int) -> pa.Array:
+    """Return one value so often, stored once."""
+    positions = pa.array([0] * n_rows, pa.int32())
+    return pa.DictionaryArray.from_arrays(positions, [value])
+
+
+def test_a_value_that_is_stored_once_and_repeated_to_gigabytes_is_refused_early():
+    """Pages count it once: 12 KB have become 30 GB of text a column, read for minutes."""
+    sink = io.BytesIO()
+    parquet.write_table(pa.table({"v": repeated("x" * 50_000, 50_000)}), sink)
+    blocks = parquet_blocks(sink.getvalue(), ["v"], DropLimits())
+    n_read = 0
+
+    def read_all() -> None:
+        nonlocal n_read
+        for block in blocks:
+            n_read += block.strings.num_rows
+
+    with pytest.raises(OverLimitError, match=r"decompression_ratio.*bytes of text out of"):
+        read_all()
+    assert n_read < 10_000
+
+
+def test_a_column_with_one_value_is_read_however_many_rows_it_has():
+    assert read(repeated("New York", 300_000)) == ["New York"] * 300_000

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 
 FREE_BYTES = 16 * 1024**2
 """Below this size the ratio does not count."""
+_FREE_TEXT_BYTES = 128 * 1024**2
+_TEXT_RATIO = 10
+"""A Parquet file stores equal values once and repeats them: its text may be so many times larger
+than what its pages may become.
+"""
 _PIECE_BYTES = 1024**2
 
 
@@ -37,6 +42,18 @@ def max_decompressed(n_bytes: int, limits: DropLimits) -> tuple[int, OverLimitEr
         return maximum, OverLimitError("decompressed_bytes", maximum, "more bytes")
     got = f"more than {by_ratio} bytes out of {n_bytes}"
     return by_ratio, OverLimitError("decompression_ratio", limits.decompression_ratio, got)
+
+
+def max_text(n_bytes: int, limits: DropLimits) -> tuple[int, OverLimitError]:
+    """Return how many bytes of text a Parquet file may become, and the error for one more.
+
+    Twelve kilobytes have become 30 GB a column: pages count a value once, rows as often as it
+    comes.
+    """
+    ratio = _TEXT_RATIO * limits.decompression_ratio
+    maximum = max(_FREE_TEXT_BYTES, int(ratio * n_bytes))
+    got = f"more than {maximum} bytes of text out of {n_bytes}"
+    return maximum, OverLimitError("decompression_ratio", limits.decompression_ratio, got)
 
 
 class DecompressedStream:

@@ -191,4 +191,6 @@ def _redact_message(message: str) -> str:
         return f"a value of row {row_number} is not text in UTF-8"
     if "straddl" in line:
         return f"a row is longer than {BLOCK_BYTES:,} bytes"
-    return re.sub(r"'[^']*'|\"[^\"]*\"", "…", line)[:_MESSAGE_CHARACTERS]
+    # What follows a colon may be the file's own text without quotes: a name, a zone, a value.
+    stated = line.partition(": ")[0]
+    return re.sub(r"'[^']*'|\"[^\"]*\"", "…", stated)[:_MESSAGE_CHARACTERS]

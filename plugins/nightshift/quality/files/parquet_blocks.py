@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightshift.quality.files.block import BLOCK_ROWS, BLOCK_TEXT_BYTES, Block
-from nightshift.quality.files.decompression import OverLimitError, max_decompressed
+from nightshift.quality.files.decompression import (
+    OverLimitError,
+    max_decompressed,
+    max_text,
+)
 from nightshift.quality.files.parquet_pages import unpacked_bytes
 
 if TYPE_CHECKING:
@@ -82,7 +86,13 @@ def parquet_blocks(
     # block is made, and a block is bounded by its text.
     _refuse_unread_encodings(file, columns)
     strings = [name for name in columns if _is_text(file.schema_arrow.field(name).type)]
-    file = parquet.ParquetFile(_as_file(source), read_dictionary=strings)
+    file = parquet.ParquetFile(
+        _as_file(source),
+        read_dictionary=strings,
+        # Nanoseconds, the default, wrap around: the year 9999 of Spark and Impala becomes 1816.
+        coerce_int96_timestamp_unit="us",
+    )
+    remaining, over_limit = max_text(_n_bytes(source), limits)
     first = 1
     for batch in file.iter_batches(
         BLOCK_ROWS,
@@ -95,7 +105,11 @@ def parquet_blocks(
                 first + part.num_rows,
                 dtype=np.int64,
             )
-            yield Block(_as_texts(part, columns), numbers)
+            texts = _as_texts(part, columns)
+            remaining -= texts.nbytes
+            if remaining < 0:
+                raise over_limit
+            yield Block(texts, numbers)
             first += part.num_rows
 
 
@@ -137,9 +151,8 @@ def _refuse_bombs(
     columns: Sequence[str],
     limits: DropLimits,
 ) -> None:
-    n_bytes = len(source) if isinstance(source, bytes) else source.stat().st_size
     # The heads of the pages are read before Arrow unpacks one.
-    maximum, error = max_decompressed(n_bytes, limits)
+    maximum, error = max_decompressed(_n_bytes(source), limits)
     total, largest = unpacked_bytes(
         source,
         file.metadata,
@@ -153,6 +166,10 @@ def _refuse_bombs(
             _MAX_PAGE_BYTES,
             str(largest),
         )
+
+
+def _n_bytes(source: bytes | Path) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
 def _is_text(data_type: pa.DataType) -> bool:
@@ -211,9 +228,41 @@ def _as_texts(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Table:
         values = batch.column(name)
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
-        text = _uuid_texts(values) if values.type == pa.uuid() else values.cast(pa.string())
+        text = _as_text(values)
         strings[name] = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     return pa.table(strings)
+
+
+def _as_text(values: pa.Array) -> pa.Array:
+    import pyarrow as pa
+
+    if values.type == pa.uuid():
+        return _uuid_texts(values)
+    if pa.types.is_timestamp(values.type) and values.type.tz:
+        return _zoned_texts(values)
+    return values.cast(pa.string())
+
+
+def _zoned_texts(values: pa.Array) -> pa.Array:
+    """Return times with their offset.
+
+    A local mean time of before 1972 has seconds in its offset, which a text of Arrow lacks: such a
+    time is written in UTC.
+    """
+    import pyarrow as pa
+    from pyarrow import compute as pc
+
+    unit = values.type.unit
+    # The zone's name is upstream's text, and Arrow's message would show it.
+    try:
+        clock = pc.local_timestamp(values)
+    except pa.ArrowInvalid:
+        raise pa.ArrowInvalid("a column of times has a zone that is not known") from None
+    utc = values.cast(pa.timestamp(unit, "UTC"))
+    offset = pc.subtract(clock, utc.cast(pa.timestamp(unit))).cast(pa.duration("s"), safe=False)
+    seconds = offset.cast(pa.int64())
+    minutes = pc.multiply(pc.divide(seconds, 60), 60)
+    return pc.if_else(pc.equal(seconds, minutes), values.cast(pa.string()), utc.cast(pa.string()))
 
 
 def _uuid_texts(values: pa.Array) -> pa.Array:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-from nightshift.errors import WarehouseError
+from nightshift.errors import TableShapeError, WarehouseError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.warehouse.connection import CANCEL_TIMEOUT_SECONDS, connect, lose
 from nightshift.warehouse.fast_io.arrow_io import as_csv, copy_statement, first_line, streaming
@@ -199,6 +199,14 @@ def _copy(conn: Connection, stream: _Stream) -> int:
     if first is None:
         return 0
     existing = table_columns(conn, stream.schema, stream.table)
+    missing = [name for name in first.column_names if name not in existing]
+    if missing:
+        raise TableShapeError(
+            f"{stream.schema}.{stream.table} has not every column that is written to it.",
+            expected=", ".join(first.column_names),
+            got=f"no {', '.join(missing)}",
+            todo="Run `nightshift migrate`, then rerun the task.",
+        )
     columns = {name: existing[name].type_name for name in first.column_names}
     tables = chain([first], source)
     encoder = _encoder(columns)
