@@ -83,10 +83,10 @@ def open_client(settings: Settings) -> Any:  # noqa: ANN401  (boto3 makes its cl
         s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
     )
     key_id, secret = settings.s3_access_key_id, settings.s3_secret_access_key.get_secret_value()
+    login = (key_id, secret, settings.s3_region)
     with _SESSION_LOCK:
         # Without a key, botocore looks for credentials, which may change while a process lives.
-        make_session = _shared_session if key_id else _new_session
-        session = make_session(key_id, secret, settings.s3_region)
+        session = _shared_session(*login) if key_id else _new_session(*login)
         return session.client("s3", endpoint_url=settings.s3_endpoint_url or None, config=config)
 
 
