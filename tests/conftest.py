@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -19,6 +19,7 @@ os.environ.setdefault(
 )
 
 import pytest
+from psycopg import sql
 from tests.databases import own_database, run_as_admin
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -120,12 +121,23 @@ def session_settings(
 
 @pytest.fixture(scope="session")
 def fast_server(session_settings: Settings) -> None:
-    """Let the test server skip fsync.
+    """Let the test server skip fsync, and check passwords quickly.
 
-    No test cuts the machine's power, and every test creates a database.
+    No test cuts the machine's power, and every test creates a database. A test connects some ten
+    times: the 4,096 rounds of a password's hash are most of what a connection takes here.
     """
     run_as_admin(session_settings, "alter system set fsync = off")
     run_as_admin(session_settings, "select pg_reload_conf()")
+    logins = {
+        session_settings.warehouse_user: session_settings.warehouse_password,
+        session_settings.warehouse_admin_user: session_settings.warehouse_admin_password,
+    }
+    for user, password in logins.items():
+        if user:
+            change = sql.SQL("set scram_iterations = 1; alter role {} password {}").format(
+                sql.Identifier(user), sql.Literal(password.get_secret_value())
+            )
+            run_as_admin(session_settings, change.as_string(None))
 
 
 @pytest.fixture(scope="session")
@@ -171,6 +183,22 @@ def quick_gate() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gates, "ONE_SCAN_ROWS", 0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_figures() -> Iterator[None]:
+    """Leave the drawings of trainings and decisions empty: they take seconds of each training.
+
+    What they show has tests of its own.
+    """
+    from matplotlib.figure import Figure
+
+    def save(_: Figure, sink: IO[Any], **given: Any) -> None:
+        sink.write("<svg></svg>" if given["format"] == "svg" else b"\x89PNG")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
         yield
 
 

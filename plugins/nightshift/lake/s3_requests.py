@@ -14,8 +14,9 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import ObjectStoreError
@@ -28,6 +29,7 @@ from nightshift.lake.object_errors import (
 from nightshift.lake.transfer import MIN_BYTES_PER_SECOND, TransitError, call_within, size_of
 
 if TYPE_CHECKING:
+    import boto3
     from botocore.exceptions import ClientError
 
     from nightshift.settings import Settings
@@ -49,6 +51,8 @@ _FULL_DISK_HINT = (
     " (`nightshift doctor`)."
 )
 _PLAIN_ETAG = re.compile('"?([0-9a-f]{32})"?')
+_SESSION_LOCK = Lock()
+"""Threads may share a client, but not the session while it makes one."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,6 @@ class ListedObject:
 
 def open_client(settings: Settings) -> Any:  # noqa: ANN401  (boto3 makes its class at run time)
     """Return a boto3 S3 client of the settings; nothing is sent yet."""
-    import boto3
     from botocore.config import Config
 
     config = Config(
@@ -79,12 +82,28 @@ def open_client(settings: Settings) -> Any:  # noqa: ANN401  (boto3 makes its cl
         response_checksum_validation="when_required",
         s3={"addressing_style": "path"} if settings.s3_endpoint_url else {},
     )
-    session = boto3.session.Session(
-        aws_access_key_id=settings.s3_access_key_id or None,
-        aws_secret_access_key=settings.s3_secret_access_key.get_secret_value() or None,
-        region_name=settings.s3_region,
+    key_id, secret = settings.s3_access_key_id, settings.s3_secret_access_key.get_secret_value()
+    login = (key_id, secret, settings.s3_region)
+    with _SESSION_LOCK:
+        # Without a key, botocore looks for credentials, which may change while a process lives.
+        session = _shared_session(*login) if key_id else _new_session(*login)
+        return session.client("s3", endpoint_url=settings.s3_endpoint_url or None, config=config)
+
+
+def _new_session(key_id: str, secret: str, region: str) -> boto3.session.Session:
+    import boto3
+
+    return boto3.session.Session(
+        aws_access_key_id=key_id or None,
+        aws_secret_access_key=secret or None,
+        region_name=region,
     )
-    return session.client("s3", endpoint_url=settings.s3_endpoint_url or None, config=config)
+
+
+_shared_session = lru_cache(maxsize=4)(_new_session)
+"""The process's session for a key: its description of S3 is parsed once, which takes 0.12 s of
+processor time; a further client takes 0.005 s.
+"""
 
 
 def max_answer_seconds(settings: Settings) -> float:

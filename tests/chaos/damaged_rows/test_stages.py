@@ -19,7 +19,12 @@ from nightshift.scoring.pipeline import begin, publish, score, score_shard
 from nightshift.warehouse.damage import DamagedInputError
 from nightshift.warehouse.migrate import ensure_raw_table
 
-pytestmark = [pytest.mark.integration, pytest.mark.promise("R1"), pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.promise("R1"),
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("quick_gate"),
+]
 NIGHT = dt.date(2013, 7, 1)
 PREDICTIONS = Partition(
     "predictions/parcel_late", ("predictions", "parcel_late"), NIGHT, "parcel_id", "score"

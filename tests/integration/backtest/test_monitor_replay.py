@@ -40,7 +40,7 @@ from nightshift.settings import Settings
 from nightshift.training.pipeline import train
 from nightshift.training.training_set import build_training_set, read_rows
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_figures")]
 
 CHAMPION = TRAINED_ON.day
 QUIET, STORMY = (2, 3, 4), (5, 6, 7, 8)

@@ -209,7 +209,8 @@ def test_nobody_waits_for_a_transfer_that_is_given_up(lake, monkeypatch):
     began = time.monotonic()
     some.close()
 
-    assert time.monotonic() - began < 1
+    # The answer would come after 20 s.
+    assert time.monotonic() - began < 10
     stalling.go_on.set()
 
 
@@ -221,7 +222,7 @@ def test_nobody_waits_for_a_reader_that_never_came(lake, monkeypatch):
         assert eventually(lambda: stalling.n_bytes > least)
         began = time.monotonic()
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
 
 
 def test_it_leaves_no_thread_and_no_descriptor(lake):

@@ -103,17 +103,19 @@ def test_a_warehouse_that_is_away_is_a_metric_and_no_error(settings, read):
     assert value(metrics, "dataset_rows", dataset=f"predictions/{MODEL}") is None
 
 
-def test_a_broken_and_a_slow_view_take_no_other_with_them(conn, read):
+def test_a_broken_and_a_slow_view_take_no_other_with_them(conn, read, monkeypatch):
+    monkeypatch.setattr(collector, "STATEMENT_TIMEOUT_SECONDS", 1)
     make_world(conn)
     conn.execute(
         "create view metrics.broken as select 'a'::text as label, 1 / (random() < 0)::int as x"
     )
-    conn.execute("create view metrics.slow as select 'a'::text as label, 1 as x from pg_sleep(60)")
+    conn.execute("create view metrics.slow as select 'a'::text as label, 1 as x from pg_sleep(300)")
     metrics = read()
     assert value(metrics, "up") == 1
     assert value(metrics, "read_failed", view="broken") == 1
     assert value(metrics, "read_failed", view="slow") == 1
-    assert value(metrics, "read_seconds") < 2 * collector.STATEMENT_TIMEOUT_SECONDS
+    # It was ended; the others may take their time on a busy machine.
+    assert value(metrics, "read_seconds") < 60
     # Read before and after the two.
     assert value(metrics, "champion_version", model=MODEL) == 3
     assert value(metrics, "predictions_fallback_ratio", model=MODEL) == 0.25

@@ -16,6 +16,7 @@ from psycopg import sql
 from pydantic import SecretStr
 from tests.databases import copied, own_database
 from tests.hand_made_features import hand_made_features
+from tests.reference_profiles import store_reference
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
@@ -269,6 +270,8 @@ def champion_state(
     with copied(history_state) as own:
         with open_world(own, tmp_path_factory.mktemp("champion")) as world:
             world.train_champion()
+            tonight = TRAINED_ON.shift(1)
+            store_reference(world.settings, world.conn, world.spec, tonight, world.run)
         yield own
 
 

@@ -84,9 +84,9 @@ def test_rows_of_a_night_are_read_once_for_drift_and_profile(world, monkeypatch)
     assert kept.fetchall() == [("features/parcel", True), ("predictions/parcel_late", True)]
 
 
-def test_processes_at_once_profile_each_night_once(world, monkeypatch) -> None:
+def test_processes_at_once_profile_each_night_once(history, monkeypatch) -> None:
     window = PartitionRange.of("2020-01-01", "2020-01-06")
-    loads = published_loads(world.conn, world.spec.features_dataset, window)
+    loads = published_loads(history.conn, history.spec.features_dataset, window)
     real, queries = profiles.stream_arrow, []
     monkeypatch.setattr(
         profiles,
@@ -95,10 +95,10 @@ def test_processes_at_once_profile_each_night_once(world, monkeypatch) -> None:
     )
 
     def profile(_: int) -> None:
-        with connect(world.settings, "test") as conn:
-            profile_missing(world.settings, conn, world.spec, world.run, loads)
+        with connect(history.settings, "test") as conn:
+            profile_missing(history.settings, conn, history.spec, history.run, loads)
             # Whoever waited for the other one finds everything.
-            assert ordered_days(conn, world.spec.features_dataset, loads) == set(loads)
+            assert ordered_days(conn, history.spec.features_dataset, loads) == set(loads)
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(profile, range(3)))
@@ -109,6 +109,7 @@ def test_scores_of_the_training_are_stored_for_all_days_or_none(world, monkeypat
     champion = Champion.load(
         world.settings, world.conn, find_version(world.conn, world.spec.name, 1)
     )
+    world.conn.execute("delete from monitoring.profiles where dataset like 'training_scores/%'")
     reader = ReferenceReader(world.settings, world.conn, world.spec, world.run)
     calls = []
 

@@ -83,19 +83,36 @@ class Shape:
 class Project:
     """Data of a shape, from the first day of training to the night whose outcomes mature last.
 
+    Args:
+        settings: Of its database.
+        conn: A connection to it.
+        run: Writes everything.
+        shape: Of its data.
+        is_filled: The database is a copy of one that this shape has filled.
+
     Attributes:
         trained_on: The partition that trains.
         tonight: The first partition that the champion scores.
         monitored: The partition at which outcomes of ``tonight`` mature.
     """
 
-    def __init__(self, settings: Settings, conn: Connection, run: RunContext, shape: Shape) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        conn: Connection,
+        run: RunContext,
+        shape: Shape,
+        *,
+        is_filled: bool = False,
+    ) -> None:
         self.settings, self.conn, self.run, self.shape = settings, conn, run, shape
         self.spec = _spec(shape)
         window_days = self.spec.training.window_days
         self.trained_on = FIRST.shift(window_days + shape.maturity_days)
         self.tonight = self.trained_on.shift(1)
         self.monitored = self.tonight.shift(loss_lag_days(self.spec))
+        if is_filled:
+            return
         ObjectStore.open(settings).ensure_bucket()
         _create_tables(conn, shape)
         ensure_prediction_relations(conn, self.spec)

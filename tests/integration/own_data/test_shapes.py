@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import SecretStr
 from tests.conftest import write_suite
+from tests.databases import copied, own_database
 from tests.integration.own_data.project import FIRST, TRAINING, Project, Shape, noise
+from tests.reference_profiles import store_reference
 
 from nightshift.contracts.run import RunContext, code_version
 from nightshift.errors import NightshiftError
@@ -18,12 +22,17 @@ from nightshift.monitoring.report import Report
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift.training.splits import split_window
 from nightshift.training.training_set import mature_window
+from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion import Decision
     from nightshift.warehouse.connection import Connection
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("quick_gate"),
+]
 
 REGRESSION = {
     "task": "regression",
@@ -38,24 +47,77 @@ REGRESSION = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def code_of_tests() -> Iterator[None]:
+    """Let all versions be of the same code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIGHTSHIFT_CODE_VERSION", "test")
+        code_version.cache_clear()
+        yield
+    code_version.cache_clear()
+
+
 @pytest.fixture
 def project(
-    settings: Settings,
-    conn: Connection,
-    run: RunContext,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings, conn: Connection, run: RunContext, tmp_path: Path
 ) -> Callable[[Shape], Project]:
     """Return a function that makes a project of a shape."""
-    monkeypatch.setenv("NIGHTSHIFT_CODE_VERSION", "test")
-    code_version.cache_clear()
-    changed = {
-        "home": tmp_path,
-        "mlflow_tracking_uri": SecretStr(""),
-        "expectations_dir": write_suite(tmp_path / "expectations", "predictions/thing_model"),
-    }
-    own = settings.model_copy(update=changed)
+    own = in_folder(settings, tmp_path)
     return lambda shape: Project(own, conn, run, shape)
+
+
+@pytest.fixture(scope="module")
+def scored_states(
+    session_settings: Settings, template_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Shape], Settings]]:
+    """Return a function that gives the database of a shape that was trained and scored.
+
+    It is made once, to be copied.
+    """
+    states: dict[str, Settings] = {}
+    run = RunContext("test/state", 1, "test")
+    with ExitStack() as stack:
+
+        def state_of(shape: Shape) -> Settings:
+            name = repr(shape)
+            if name not in states:
+                state = stack.enter_context(own_database(session_settings, template_database))
+                own = in_folder(state, tmp_path_factory.mktemp("scored"))
+                with connect(own, "test") as conn:
+                    made = Project(own, conn, run, shape)
+                    assert made.train().is_promoted
+                    made.score(made.tonight)
+                    made.score(made.monitored)
+                    store_reference(own, conn, made.spec, made.monitored, run)
+                states[name] = state
+            return states[name]
+
+        yield state_of
+
+
+@pytest.fixture
+def scored(
+    scored_states: Callable[[Shape], Settings], run: RunContext, tmp_path: Path
+) -> Iterator[Callable[[Shape], Project]]:
+    """Return a function that gives a project whose champion has scored its two nights."""
+    with ExitStack() as stack:
+
+        def copy_of(shape: Shape) -> Project:
+            own = in_folder(stack.enter_context(copied(scored_states(shape))), tmp_path)
+            conn = stack.enter_context(connect(own, "test"))
+            return Project(own, conn, run, shape, is_filled=True)
+
+        yield copy_of
+
+
+def in_folder(settings: Settings, folder: Path) -> Settings:
+    """Return settings with home and suites in a folder, and without MLflow."""
+    changed = {
+        "home": folder,
+        "mlflow_tracking_uri": SecretStr(""),
+        "expectations_dir": write_suite(folder / "expectations", "predictions/thing_model"),
+    }
+    return settings.model_copy(update=changed)
 
 
 @pytest.fixture
@@ -76,21 +138,34 @@ def assert_refused(error: NightshiftError, code: str) -> None:
     assert (PROJECT_ROOT / "docs" / "runbooks" / f"{code}.md").is_file()
 
 
-SHAPES = {
-    "303 features": Shape(numeric={f"x{n}": noise(f"x{n}") for n in range(302)}),
+ODD_COLUMNS = {
     "a category whose levels occur once each": Shape(categorical={"customer": "thing_id"}),
-    "a category that is empty": Shape(categorical={"campaign": "null"}),
     "a number that is empty": Shape(numeric={"discount": "null"}),
     "a category of one level": Shape(categorical={"country": "'DE'"}),
     "a category with odd characters": Shape(
         categorical={"email": """'Jürgen "J" O''Neil; 100 %%s \\ ' || i"""}, minimum_rows=1
     ),
 }
+LONG_SHAPES = {
+    "303 features": Shape(numeric={f"x{n}": noise(f"x{n}") for n in range(302)}),
+    **ODD_COLUMNS,
+}
+SHAPES = {
+    "a category that is empty": Shape(categorical={"campaign": "null"}),
+    # `make storm` has a test of each of them alone.
+    "odd columns together": Shape(
+        numeric=dict(ChainMap(*[shape.numeric for shape in ODD_COLUMNS.values()])),
+        categorical=dict(ChainMap(*[shape.categorical for shape in ODD_COLUMNS.values()])),
+        # An e-mail address occurs on each of the 20 days of the fit, a customer once.
+        minimum_rows=10,
+    ),
+    **LONG_SHAPES,
+}
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.long] * name.startswith("303")) for name in SHAPES],
+    [pytest.param(name, marks=[pytest.mark.long] * (name in LONG_SHAPES)) for name in SHAPES],
 )
 def test_the_shape_is_trained_scored_and_monitored_with_a_report(project, name):
     own = project(SHAPES[name])
@@ -137,12 +212,10 @@ def test_a_category_of_200_000_levels_is_trained_scored_and_monitored(project):
 
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("maturity_days", [7, 45])
-def test_outcomes_count_on_the_day_on_which_they_mature(project, maturity_days):
-    own = project(Shape(maturity_days=maturity_days))
+def test_outcomes_count_on_the_day_on_which_they_mature(scored, maturity_days):
+    own = scored(Shape(maturity_days=maturity_days))
     window = mature_window(own.spec, own.trained_on)
     assert (window.first, window.last) == (FIRST, own.trained_on.shift(-1 - maturity_days))
-    assert own.train().is_promoted
-    own.score(own.tonight)
 
     for partition, n_labels in ((own.monitored.shift(-1), 0), (own.monitored, 40)):
         own.score(partition)
@@ -156,11 +229,8 @@ def test_outcomes_count_on_the_day_on_which_they_mature(project, maturity_days):
 
 @pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize("maturity_days", [7, 45])
-def test_outcomes_that_come_a_day_too_late_are_immature(project, maturity_days):
-    own = project(Shape(maturity_days=maturity_days))
-    assert own.train().is_promoted
-    own.score(own.tonight)
-    own.score(own.monitored)
+def test_outcomes_that_come_a_day_too_late_are_immature(scored, maturity_days):
+    own = scored(Shape(maturity_days=maturity_days))
     own.conn.execute("update marts.fct_thing_outcomes set known_at = known_at + interval '1 day'")
     verdict = own.monitor(own.monitored)
     assert (verdict.n_labels, verdict.maturity) == (0, "immature")
@@ -182,12 +252,9 @@ ONE_NIGHT = "where partition_date = %s"
     ids=["all negative", "all positive", "never labelled", "none"],
 )
 def test_a_night_of_one_class_or_without_outcomes_gets_a_verdict(
-    project, change, n_labels, maturity, status
+    scored, change, n_labels, maturity, status
 ):
-    own = project(Shape())
-    assert own.train().is_promoted
-    own.score(own.tonight)
-    own.score(own.monitored)
+    own = scored(Shape())
     own.conn.execute(f"{change} {ONE_NIGHT}".encode(), [own.tonight.shift(1).day])
 
     verdict = own.monitor(own.monitored)

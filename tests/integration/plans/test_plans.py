@@ -6,13 +6,22 @@ import datetime as dt
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from examples.flights.faults import Fault, FaultType
 from examples.flights.upstream import deliver
 from pydantic import SecretStr
+from tests.databases import (
+    copy_bucket,
+    create_database,
+    drop_database,
+    new_name,
+    own_database,
+    run_as_admin,
+)
 from typer.testing import CliRunner
 
 from nightshift.cli.app import app
@@ -60,15 +69,19 @@ LATE = Fault(
 
 @pytest.fixture
 def settings(dbt_settings: Settings, tmp_path) -> Settings:
+    return in_folder(dbt_settings, tmp_path)
+
+
+def in_folder(settings: Settings, folder: Path) -> Settings:
     """Return settings with folders of the test's own; the parsed dbt project is the session's."""
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "dbt").symlink_to(dbt_settings.home / "dbt")
+    (folder / "home").mkdir()
+    (folder / "home" / "dbt").symlink_to(settings.home / "dbt")
     folders = {}
     for name in ("dags_dir", "expectations_dir"):
-        folders[name] = tmp_path / name
-        shutil.copytree(getattr(dbt_settings, name), folders[name])
-    changes = {"home": tmp_path / "home", "mlflow_tracking_uri": SecretStr(""), **folders}
-    return dbt_settings.model_copy(update=changes)
+        folders[name] = folder / name
+        shutil.copytree(getattr(settings, name), folders[name])
+    changes = {"home": folder / "home", "mlflow_tracking_uri": SecretStr(""), **folders}
+    return settings.model_copy(update=changes)
 
 
 def stored(conn, plan: Plan) -> Plan:
@@ -81,13 +94,37 @@ def apply(settings: Settings, plan: Plan) -> Any:
     return apply_plan(settings, plan.token, "asked", "cli:ann", lambda _: None)
 
 
+@pytest.fixture(scope="module")
+def built_state(
+    session_settings: Settings,
+    dbt_database: tuple[str, str],
+    warm_dbt: None,
+    quick_gate: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Settings, str]]:
+    """Return a database in which two days were loaded and built by a plan, and its copies' name."""
+    template, name = dbt_database
+    own = create_database(session_settings, template, name)
+    settings = in_folder(own, tmp_path_factory.mktemp("built"))
+    with connect(settings, "test") as conn:
+        deliver(settings, DAYS, [])
+        apply(settings, stored(conn, Planner(settings, conn).backfill(DAYS)))
+    # The parsed project names its database: this one makes way for its copies.
+    state = own.model_copy(update={"warehouse_database": new_name()})
+    run_as_admin(own, f"alter database {name} rename to {state.warehouse_database}")
+    yield state, name
+    drop_database(state)
+
+
 @pytest.fixture
-def built(settings: Settings, conn) -> Planner:
+def built(built_state: tuple[Settings, str], tmp_path) -> Iterator[Planner]:
     """Return a planner of a warehouse in which two days were loaded and built by a plan."""
-    deliver(settings, DAYS, [])
-    planner = Planner(settings, conn)
-    apply(settings, stored(conn, planner.backfill(DAYS)))
-    return planner
+    state, name = built_state
+    with own_database(state, state.warehouse_database, name) as own:
+        copy_bucket(state, own)
+        settings = in_folder(own, tmp_path)
+        with connect(settings, "test") as conn:
+            yield Planner(settings, conn)
 
 
 def test_a_backfill_is_applied_exactly_and_its_token_once(settings: Settings, conn):
@@ -176,10 +213,8 @@ CHANGES = {
 }
 
 
-def test_a_stale_token_is_refused_whatever_changed(
-    built: Planner, settings: Settings, conn, run, monkeypatch, tmp_path
-):
-    n_refused = 0
+def test_a_stale_token_is_refused_whatever_changed(built: Planner, run, monkeypatch, tmp_path):
+    settings, conn, n_refused = built.settings, built.conn, 0
     for name, change in CHANGES.items():
         plan = stored(conn, built.rerun(DAYS, everything=True))
         before = published_hashes(conn)
@@ -211,9 +246,8 @@ def test_a_stale_token_is_refused_whatever_changed(
     assert n_recorded == n_refused + 2
 
 
-def test_a_killed_application_is_applied_again(
-    built: Planner, settings: Settings, conn, monkeypatch
-):
+def test_a_killed_application_is_applied_again(built: Planner, monkeypatch):
+    settings, conn = built.settings, built.conn
     deliver(settings, PartitionRange.of(str(FIRST)), [LATE], ("flight_outcomes",))
     plan = stored(conn, built.redo(Scope()))
     assert [step.stage for step in plan.work][:2] == ["ingest", "transform"]
@@ -241,7 +275,8 @@ def test_a_killed_application_is_applied_again(
     assert [event for (event,) in events] == ["begun", "failed", "begun", "applied"]
 
 
-def test_two_appliers_at_once_apply_it_once(built: Planner, settings: Settings, conn):
+def test_two_appliers_at_once_apply_it_once(built: Planner):
+    settings, conn = built.settings, built.conn
     plan = stored(conn, built.rerun(PartitionRange.of(str(FIRST)), everything=True))
     ends: list[str] = []
 

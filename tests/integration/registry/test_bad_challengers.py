@@ -24,7 +24,11 @@ from nightshift.training.candidate import Provenance, store_candidate
 from nightshift.training.model_fit import fit_model
 from nightshift.training.splits import rows_between, rows_of, split_window
 
-pytestmark = [pytest.mark.integration, pytest.mark.mlts("infra-4")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.mlts("infra-4"),
+    pytest.mark.usefixtures("no_figures"),
+]
 
 
 def flipped(court, mask):

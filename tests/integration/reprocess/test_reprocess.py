@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.promise("R10"),
-    pytest.mark.usefixtures("warm_dbt"),
+    pytest.mark.usefixtures("warm_dbt", "quick_gate"),
 ]
 
 DAYS = PartitionRange.of("2013-01-01", "2013-01-03")

@@ -16,7 +16,11 @@ from nightshift.incidents.why_not import explain
 from nightshift.scoring.pipeline import score
 from nightshift.settings import Settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.promise("R1")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.promise("R1"),
+    pytest.mark.usefixtures("quick_gate"),
+]
 
 NEXT_DAY = PartitionRange.of("2013-07-02")
 AFTER_THE_DEADLINE = dt.datetime(2013, 7, 3, 12, tzinfo=dt.UTC)

@@ -16,7 +16,7 @@ from nightshift.training.pipeline import train
 from nightshift.training.splits import split_window
 from nightshift.training.training_set import build_training_set, mature_window
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_figures")]
 
 
 def make_version(world, night=None, **training):

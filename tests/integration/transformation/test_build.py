@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.usefixtures("warm_dbt"),
+    pytest.mark.usefixtures("warm_dbt", "quick_gate"),
 ]
 
 FIRST = dt.date(2013, 1, 1)

@@ -78,7 +78,7 @@ def own_project(settings: Settings, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def warm_dbt_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start dbt as a fork in one test; the start itself is the subject of others here."""
+    """Start dbt as a fork in one test; a killed parent's dbt starts as in production."""
     patch_dbt(monkeypatch)
 
 
@@ -92,6 +92,7 @@ def relations(conn: Connection) -> set[str]:
     }
 
 
+@pytest.mark.usefixtures("warm_dbt_here")
 def test_relations_are_made_once_when_two_callers_ask_at_the_same_time(
     session_settings: Settings, template_database: str
 ) -> None:
@@ -180,6 +181,7 @@ def test_models_of_the_project_name_the_datasets_that_they_read(settings: Settin
     assert lineage["stg_weather"] == {"raw/weather"}
 
 
+@pytest.mark.usefixtures("warm_dbt_here")
 def test_the_error_shows_the_cause_when_the_project_cannot_be_parsed(own_project: Settings) -> None:
     (own_project.dbt_project_dir / "models" / "features" / "feat_broken.sql").write_text(
         "select * from {{ ref('nowhere') }}"

@@ -184,7 +184,7 @@ def test_the_query_ends_when_nobody_reads_on(settings, conn):
     while conn.execute(
         "select count(*) from pg_stat_activity where application_name = 'test of an early end'"
     ).fetchone() != (0,):
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 15
         time.sleep(0.05)
 
 
@@ -304,7 +304,7 @@ def test_nothing_is_stored_when_one_of_the_connections_is_lost(settings, conn):
             settings, "raw", "taken", batches(), lambda _: True, "test of a lost connection", 2
         )
 
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     assert conn.execute("select count(*) from raw.taken").fetchone() == (0,)
 
 
