@@ -108,6 +108,9 @@ def test_every_scheduled_flight_of_the_next_day_is_scored_once_by_the_champion(
         pytest.param(
             ["score__flight_delayed", "train__flight_delayed", "monitor__flight_delayed"],
             id="score, train and monitor",
+            # They run again when `ingest` is cleared; their own tasks are cleared in
+            # test_single_tasks.py and test_first_night.py.
+            marks=pytest.mark.long,
         ),
     ],
 )

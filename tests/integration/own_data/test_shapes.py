@@ -210,8 +210,12 @@ def test_a_category_of_200_000_levels_is_trained_scored_and_monitored(project):
     assert verdict.report_problem is None
 
 
+MATURITIES = [7, pytest.param(45, marks=pytest.mark.long)]
+"""Days; the longer wait follows the same rule over more nights."""
+
+
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("maturity_days", [7, 45])
+@pytest.mark.parametrize("maturity_days", MATURITIES)
 def test_outcomes_count_on_the_day_on_which_they_mature(scored, maturity_days):
     own = scored(Shape(maturity_days=maturity_days))
     window = mature_window(own.spec, own.trained_on)
@@ -228,7 +232,7 @@ def test_outcomes_count_on_the_day_on_which_they_mature(scored, maturity_days):
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("maturity_days", [7, 45])
+@pytest.mark.parametrize("maturity_days", MATURITIES)
 def test_outcomes_that_come_a_day_too_late_are_immature(scored, maturity_days):
     own = scored(Shape(maturity_days=maturity_days))
     own.conn.execute("update marts.fct_thing_outcomes set known_at = known_at + interval '1 day'")

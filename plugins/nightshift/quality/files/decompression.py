@@ -33,7 +33,10 @@ class OverLimitError(ValueError):
         self.limit, self.maximum, self.got = limit, maximum, got
 
 
-def max_decompressed(n_bytes: int, limits: DropLimits) -> tuple[int, OverLimitError]:
+def max_decompressed(
+    n_bytes: int,
+    limits: DropLimits,
+) -> tuple[int, OverLimitError]:
     """Return how many bytes a compressed file may become, and the error for one more."""
     # A few repeated lines compress well and do no harm.
     by_ratio = max(FREE_BYTES, int(limits.decompression_ratio * n_bytes))
@@ -44,7 +47,10 @@ def max_decompressed(n_bytes: int, limits: DropLimits) -> tuple[int, OverLimitEr
     return by_ratio, OverLimitError("decompression_ratio", limits.decompression_ratio, got)
 
 
-def max_text(n_bytes: int, limits: DropLimits) -> tuple[int, OverLimitError]:
+def max_text(
+    n_bytes: int,
+    limits: DropLimits,
+) -> tuple[int, OverLimitError]:
     """Return how many bytes of text a Parquet file may become, and the error for one more.
 
     Twelve kilobytes have become 30 GB a column: pages count a value once, rows as often as it
@@ -53,7 +59,12 @@ def max_text(n_bytes: int, limits: DropLimits) -> tuple[int, OverLimitError]:
     ratio = _TEXT_RATIO * limits.decompression_ratio
     maximum = max(_FREE_TEXT_BYTES, int(ratio * n_bytes))
     got = f"more than {maximum} bytes of text out of {n_bytes}"
-    return maximum, OverLimitError("decompression_ratio", limits.decompression_ratio, got)
+    error = OverLimitError(
+        "decompression_ratio",
+        limits.decompression_ratio,
+        got,
+    )
+    return maximum, error
 
 
 class DecompressedStream:

@@ -198,7 +198,11 @@ def _copy(conn: Connection, stream: _Stream) -> int:
     first = next(source, None)
     if first is None:
         return 0
-    existing = table_columns(conn, stream.schema, stream.table)
+    existing = table_columns(
+        conn,
+        stream.schema,
+        stream.table,
+    )
     missing = [name for name in first.column_names if name not in existing]
     if missing:
         raise TableShapeError(
