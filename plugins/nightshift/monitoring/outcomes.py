@@ -152,8 +152,9 @@ def read_outcomes(
 
     Returns:
         One row per labelled entity, sorted by its key: ``score``, ``probability``,
-            ``is_positive``, ``decile``, ``model_version``, ``label``, and the columns of the
-            slices and of the rule from the scored feature rows; None without predictions or labels.
+            ``is_positive``, ``decile``, ``model_version``, ``score_source``, ``label``, and the
+            columns of the slices and of the rule from the scored feature rows; None without
+            predictions or labels.
     """
     from psycopg import sql
 
@@ -170,7 +171,8 @@ def read_outcomes(
         features as (select t.* from {features}),
         predictions as (select t.* from {predictions})
         select predictions.score, predictions.probability, predictions.is_positive,
-            predictions.decile, predictions.model_version, labels.label, {columns}
+            predictions.decile, predictions.model_version, predictions.score_source,
+            labels.label, {columns}
         from predictions
         join features using (partition_date, {key})
         join labels using ({key})

@@ -62,6 +62,7 @@ class LoadTable:
         schema, table: Where its rows are.
         load_id: Which load.
         day: Which partition.
+        left_out: Value of ``score_source`` whose rows are not read; empty reads all.
     """
 
     dataset: str
@@ -69,6 +70,7 @@ class LoadTable:
     table: str
     load_id: int
     day: dt.date
+    left_out: str = ""
 
     @classmethod
     def published(cls, conn: Connection, dataset: str, day: dt.date) -> LoadTable:
@@ -320,11 +322,14 @@ def _query(conn: Connection, load: LoadTable, types: Mapping[str, str]) -> sql.C
             todo="Nothing.",
         )
     query = sql.SQL("select {} from {} where load_id = {} and partition_date = {}")
+    if load.left_out:
+        query += sql.SQL(" and score_source <> {}")
     return query.format(
         sql.SQL(", ").join(cells),
         table,
         sql.Literal(load.load_id),
         sql.Literal(load.day),
+        sql.Literal(load.left_out),
     )
 
 

@@ -92,7 +92,8 @@ def refused_challengers(context: EvaluationContext) -> Iterator[Fact]:
         from ml.promotions p
         where p.verdict = 'refused' and p.promotion_id > coalesce((
             select max(last.promotion_id) from ml.promotions last
-            where last.model = p.model and last.verdict <> 'refused'), 0)
+            where last.model = p.model
+                and last.verdict not in ('refused', 'canary', 'returned')), 0)
             and 'breached' = (
                 select v.performance_status from monitoring.verdicts_published v
                 where v.model = p.model order by v.partition_date desc limit 1)

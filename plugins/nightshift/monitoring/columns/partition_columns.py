@@ -15,6 +15,7 @@ from nightshift.monitoring.columns.reference import ColumnReference
 from nightshift.monitoring.columns.reference_reader import PublishedColumns, ReferenceReader
 from nightshift.monitoring.estimation import Estimate, EstimationHistory, estimate_performance
 from nightshift.monitoring.scans import PartitionScans, Scan, without_night_level
+from nightshift.registry.canary.record import CANARY
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -66,6 +67,7 @@ class PartitionColumns:
         scans: The scans of the published rows.
         champion: The measured version; None before the first.
         is_scored: Whether a model's predictions of the partition are published.
+        has_canary: Whether a canary made some of them: its scores say nothing of the champion's.
     """
 
     settings: Settings
@@ -76,6 +78,7 @@ class PartitionColumns:
     scans: PartitionScans
     champion: Champion | None
     is_scored: bool
+    has_canary: bool = False
 
     @cached_property
     def reader(self) -> ReferenceReader:
@@ -224,13 +227,17 @@ class PartitionColumns:
         if not self.is_scored:
             return {}
         profile = self._published_scores.summaries({SCORE})
-        return without_night_level(self.conn, self.spec, self.partition, profile)
+        if self.champion is None:
+            return profile
+        version = self.champion.version.version
+        return without_night_level(self.conn, self.spec, self.partition, version, profile)
 
     @cached_property
     def _published_scores(self) -> Scan:
         # The score is a number whatever the task; the other columns keep their own types.
         types = {SCORE: "float8"}
-        return self.scans.scan(self.spec.predictions_dataset, types)
+        left_out = CANARY if self.has_canary else ""
+        return self.scans.scan(self.spec.predictions_dataset, types, left_out)
 
     @cached_property
     def estimation_history(self) -> EstimationHistory:

@@ -11,6 +11,7 @@ from nightshift.scoring.level.level_records import record_levels
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
+    from nightshift.scoring.level.level_records import LevelRecord
     from nightshift.scoring.plan import VersionChoice
     from nightshift.scoring.version_choice import VersionChooser
     from nightshift.warehouse.connection import Connection
@@ -45,5 +46,7 @@ def keep_levels(
     conn: Connection, load_id: int, choices: Iterable[VersionChoice], run: RunContext
 ) -> None:
     """Record the levels of a begun load, before its first row is staged."""
-    levels = [choice.level for choice in choices if choice.level]
+    levels: list[LevelRecord] = []
+    for choice in choices:
+        levels += choice.levels
     record_levels(conn, load_id, levels, run)

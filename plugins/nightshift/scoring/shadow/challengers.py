@@ -7,24 +7,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError, WarehouseError, stack_of
+from nightshift.registry.canary.record import canary_nights
 from nightshift.registry.model_versions import find_version
-from nightshift.registry.streams.members import shadow_members
+from nightshift.registry.streams.members import CANARY_VERSION, CHAMPION_ROWS, shadow_members
 from nightshift.registry.streams.paired_rows import has_shadow_scores
 from nightshift.scoring.feature_rows import read_sample
-from nightshift.scoring.level.level_finder import LevelFinder, LevelRecord
+from nightshift.scoring.level.level_finder import LevelFinder
+from nightshift.scoring.level.level_records import LevelRecord, LevelSubject, published_shift
+from nightshift.scoring.level.night_level import NightLevel
 from nightshift.scoring.model_loading import load_scorer, load_version
 from nightshift.scoring.shadow.shadow_tables import shadow_query
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.contracts.partitions import Partition
+    from nightshift.registry.canary.record import Canary
     from nightshift.scoring.scorer import Scorer
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.damage import LoadRecord
 
 logger = logging.getLogger(__name__)
+
+PUBLISHED = "published with the predictions"
+"""Evidence of a level that is not estimated but taken from the published predictions."""
 
 
 class ShadowError(NightshiftError):
@@ -43,6 +50,7 @@ class Challenger:
         digest: Its identity.
         scorer: Without reasons, which nobody reads.
         level: The level of its scores, found as the champion's is.
+        share: Share of the entities that it scores; below 1 those of a canary.
     """
 
     stream: str
@@ -50,10 +58,21 @@ class Challenger:
     digest: str
     scorer: Scorer
     level: LevelRecord
+    share: float = 1.0
+
+    @property
+    def input(self) -> list[str]:
+        """Return what determines its scores, except its level."""
+        share = [] if self.share == 1 else [repr(self.share)]
+        return [self.stream, self.digest, *share]
 
 
 def find_members(conn: Connection, spec: ModelSpec, partition: Partition) -> dict[str, int]:
-    """Return versions by stream: those that are published for the partition, else the current."""
+    """Return versions by stream: those that are published for the partition, else the current.
+
+    A canary adds its version, on all entities, and the champion, on the entities that it got: so
+    every stream has pairs of all entities, whoever scored for the readers.
+    """
     if has_shadow_scores(conn, spec):
         query = shadow_query(
             spec,
@@ -66,7 +85,18 @@ def find_members(conn: Connection, spec: ModelSpec, partition: Partition) -> dic
         published: dict[str, int] = dict(conn.execute(query, [partition.day]).fetchall())
         if published:
             return published
-    return shadow_members(conn, spec, partition)
+    members = shadow_members(conn, spec, partition)
+    if members and (canary := _scored_canary(conn, spec, partition)):
+        if canary.version not in members.values():
+            members[CANARY_VERSION] = canary.version
+        members[CHAMPION_ROWS] = canary.champion_version
+    return members
+
+
+def _scored_canary(conn: Connection, spec: ModelSpec, partition: Partition) -> Canary | None:
+    """Return the canary whose rows readers see of a partition; None without one."""
+    night = canary_nights(conn, spec.name, partition.day, partition.day).get(partition.day)
+    return night.canary if night and night.problem is None else None
 
 
 def load_challengers(
@@ -119,5 +149,16 @@ def _load(finder: LevelFinder, stream: str, number: int, features: LoadRecord) -
     # A score that is not finite is found here, before a stream stops in the middle.
     scorer.score(sample)
     version = find_version(conn, spec.name, number)
-    level = finder.find(version, model, features)
-    return Challenger(stream, number, version.digest, scorer, level)
+    if stream != CHAMPION_ROWS:
+        level = finder.find(version, model, features)
+        return Challenger(stream, number, version.digest, scorer, level)
+
+    # What it would have published: its scores of the other entities have this level.
+    partition = Partition(features.partition_date)
+    shift = published_shift(conn, spec, partition, number)
+    canary = _scored_canary(conn, spec, partition)
+    subject = LevelSubject(spec.shadow_dataset, features, version.digest, spec.digest)
+    level = LevelRecord(subject, number, NightLevel(shift, evidence=PUBLISHED))
+    # Predictions that were published again may have no canary any more.
+    share = canary.share if canary else 0.0
+    return Challenger(stream, number, version.digest, scorer, level, share)

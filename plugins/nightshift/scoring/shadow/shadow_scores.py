@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.prefetch import Prefetcher
+from nightshift.registry.canary.membership import in_canary
 from nightshift.scoring.feature_rows import features_of_load, in_key_order, published_features
 from nightshift.scoring.plan import digest_rows
 from nightshift.scoring.shadow.challengers import find_members, load_challengers
@@ -94,8 +95,8 @@ def score_shadows(
         job = ShadowJob(settings, spec, features, challengers, write, run)
         stage_scores(job)
         # The audit counts rows; how many there must be, only the feature load tells.
-        streams = [challenger.stream for challenger in challengers]
-        refuse_incomplete(conn, spec, write, streams, features.n_rows or 0)
+        shares = {challenger.stream: challenger.share for challenger in challengers}
+        refuse_incomplete(conn, spec, write, shares, features)
         partition_write.audit(conn, write)
         [published] = partition_write.publish(conn, write)
         partition_write.collect(conn, [target])
@@ -105,7 +106,7 @@ def score_shadows(
 def _manifest(
     spec: ModelSpec, features: LoadRecord, challengers: Sequence[Challenger], run: RunContext
 ) -> partition_write.LoadManifest:
-    models = [[challenger.stream, challenger.digest] for challenger in challengers]
+    models = [challenger.input for challenger in challengers]
     levels = [
         [challenger.stream, challenger.level.level.input]
         for challenger in challengers
@@ -163,8 +164,19 @@ def _scored_batches(job: ShadowJob) -> Iterator[pa.Table]:
         for batch in batches:
             rows = in_key_order(job.spec, batch)
             for challenger in job.challengers:
-                scored = challenger.scorer.score(rows, challenger.level.level.shift)
-                yield _shadow_rows(job, challenger, rows, scored)
+                own = _rows_of(job, challenger, rows)
+                scored = challenger.scorer.score(own, challenger.level.level.shift)
+                yield _shadow_rows(job, challenger, own, scored)
+
+
+def _rows_of(job: ShadowJob, challenger: Challenger, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Return the rows of a batch that a challenger scores: all, or those of a canary."""
+    import pyarrow as pa
+
+    if challenger.share == 1:
+        return rows
+    keys = rows.column(job.spec.entity.key).to_pylist()
+    return rows.filter(pa.array(in_canary(job.spec.name, challenger.share, keys)))
 
 
 def _shadow_rows(
