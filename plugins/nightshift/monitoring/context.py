@@ -26,7 +26,6 @@ from nightshift.monitoring.trigger import (
     read_retrain_history,
 )
 from nightshift.monitoring.verdict import earlier_statuses
-from nightshift.registry.canary.record import canary_nights
 from nightshift.warehouse.partition_write import LoadManifest
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class MonitoringContext:
             scans=self.scans,
             champion=self.champion,
             is_scored=bool(self._published_versions(self.partition)),
-            has_canary=self._has_canary(),
+            left_out=outcomes.source_left_out(self.conn, self.spec, self.partition),
         )
 
     def measure_matured(self) -> MaturedResult:
@@ -195,12 +194,6 @@ class MonitoringContext:
         inputs = inputs | {"decided": str(history.other_days)}
         reads = dict.fromkeys(self.datasets, loss_lag_days(self.spec))
         return LoadManifest(self.run, inputs, reads=reads)
-
-    def _has_canary(self) -> bool:
-        """Return whether a canary made some of the partition's predictions."""
-        day = self.partition.day
-        night = canary_nights(self.conn, self.spec.name, day, day).get(day)
-        return night is not None and night.problem is None
 
     def _published_versions(self, partition: Partition) -> list[int]:
         """Return the versions whose predictions are published, newest first; none for the rule.

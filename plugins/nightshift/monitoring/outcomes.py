@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nightshift.errors import NightshiftError
 from nightshift.monitoring.trigger import loss_lag_days
+from nightshift.registry.canary.record import CANARY
 from nightshift.warehouse.connection import label_queries
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
 from nightshift.warehouse.published import join_published, known_at_condition
@@ -118,6 +119,22 @@ def _features_query(spec: ModelSpec, partition: Partition) -> sql.Composed:
 def has_predictions(conn: Connection, spec: ModelSpec) -> bool:
     """Return whether the model has a table of predictions."""
     return bool(table_columns(conn, "predictions", spec.name))
+
+
+def source_left_out(conn: Connection, spec: ModelSpec, partition: Partition) -> str:
+    """Return ``canary`` if a canary made some published predictions, else nothing.
+
+    What is measured of the champion is measured on the rows beside them.
+    """
+    from psycopg import sql
+
+    if not has_predictions(conn, spec):
+        return ""
+    query = sql.SQL("select exists (select from {} where score_source = {})").format(
+        predictions_query(spec, partition),
+        sql.Literal(CANARY),
+    )
+    return CANARY if conn.execute(query).fetchone() == (True,) else ""
 
 
 def predictions_query(spec: ModelSpec, partition: Partition) -> sql.Composed:

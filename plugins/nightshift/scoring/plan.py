@@ -17,11 +17,13 @@ from pydantic import Field
 from nightshift.contracts.partitions import PartitionRange, consecutive_ranges
 from nightshift.contracts.yaml_document import Frozen
 from nightshift.models.shapley.shap_values import METHOD
+from nightshift.registry.canary.membership import hash_bound, in_canary_condition
 from nightshift.scoring.prediction_tables import predictions_target
 from nightshift.warehouse.partition_write import PartitionWrite
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.models.arrays import Vector
@@ -93,6 +95,19 @@ class CanaryChoice:
             return ""
         level = self.level.level.input if self.level else ""
         return f"{self.digest} {self.canary.share!r} {self.canary.reason} {level}"
+
+    def plan_for(self, features: LoadRecord) -> CanaryPlan:
+        """Return its plan of the partition of a feature load."""
+        return CanaryPlan(
+            version=self.canary.version,
+            champion=self.canary.champion_version,
+            share=self.canary.share,
+            since=self.canary.since,
+            reason=self.canary.reason,
+            features=features.content_hash,
+            level_shift=self.level.level.shift if self.level else 0.0,
+            problem=self.problem,
+        )
 
 
 @dataclass(frozen=True)
@@ -330,3 +345,26 @@ def level_shifts(days: Sequence[DayPlan], rows: pa.RecordBatch) -> Vector:
     shifts = np.array([day.level_shift for day in days], dtype=np.float64)
     of_rows: Vector = np.take(shifts, day_index.to_numpy())
     return of_rows
+
+
+def version_of_row(spec: ModelSpec, plan: ScorePlan, rows: str) -> sql.Composable:
+    """Return the SQL expression of the version that a row must have, by the plan.
+
+    The database hashes the keys itself: a canary's rows are exactly those of its share.
+    """
+    from psycopg import sql
+
+    version: sql.Composable = sql.SQL("version")
+    key, day = sql.Identifier(rows, spec.entity.key), sql.Identifier(rows, "partition_date")
+    case = sql.SQL("case when {day} = {of_day} and {is_in} then {canary} else {version} end")
+    for planned in plan.days:
+        if canary := planned.scored_canary:
+            bound = sql.Literal(hash_bound(canary.share))
+            version = case.format(
+                day=day,
+                of_day=sql.Literal(planned.partition_date),
+                is_in=in_canary_condition(spec.name, bound, key),
+                canary=sql.Literal(canary.version),
+                version=version,
+            )
+    return version

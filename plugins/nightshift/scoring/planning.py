@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import consecutive_ranges
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
-from nightshift.scoring.canary.choice import plan_canary, with_canaries
-from nightshift.scoring.level.chosen_levels import keep_levels, with_levels
+from nightshift.scoring.level.chosen_levels import keep_levels, with_levels_and_canaries
 from nightshift.scoring.plan import (
     FALLBACK_CHAIN,
     MODEL_STEPS,
@@ -77,8 +76,7 @@ def choose_versions(
     The model's relations exist from then on.
     """
     ensure_prediction_relations(chooser.conn, chooser.spec)
-    choices = with_levels(chooser, chooser.choose_all(partitions), run)
-    return with_canaries(chooser, choices, run)
+    return with_levels_and_canaries(chooser, chooser.choose_all(partitions), run)
 
 
 def _refuse_downgrade(conn: Connection, spec: ModelSpec, choices: Sequence[VersionChoice]) -> None:
@@ -167,7 +165,7 @@ def _plan_day(choice: VersionChoice, past: tuple[PastScores, ...]) -> DayPlan:
         score_source_reason=choice.reason,
         past=past,
         level_shift=choice.level.level.shift if choice.level else 0.0,
-        canary=plan_canary(choice),
+        canary=choice.canary.plan_for(choice.features) if choice.canary else None,
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nightshift.errors import AuditError, LoadStateError
-from nightshift.registry.canary.membership import hash_bound, in_canary_condition
 from nightshift.scoring.feature_rows import refuse_damaged_features
+from nightshift.scoring.plan import version_of_row
 from nightshift.scoring.prediction_tables import SCHEMA, model_query
 from nightshift.scoring.without_model.last_score import spine_relation
 from nightshift.warehouse import partition_write
@@ -138,11 +138,11 @@ def _find_problems(
         # hash join takes a second.
         conn.execute("set local enable_nestloop = off")
         # One scan of each side shows that they agree. Only a difference pays for the join.
-        version = _version_of_row(spec, plan, "t")
+        version = version_of_row(spec, plan, "t")
         agree = model_query(spec, _AGREE, features=spine, version=version)
         if conn.execute(agree, values).fetchone() == (True,):
             return []
-        version = _version_of_row(spec, plan, "p")
+        version = version_of_row(spec, plan, "p")
         compare = model_query(spec, _COMPARE, features=spine, version=version)
         cursor = conn.execute(compare, values)
         _, *checks = [column.name.replace("_", " ") for column in cursor.description or []]
@@ -153,29 +153,6 @@ def _find_problems(
             if n_rows:
                 problems.append(f"{n_rows} {check} on {day}")
     return problems
-
-
-def _version_of_row(spec: ModelSpec, plan: ScorePlan, rows: str) -> sql.Composable:
-    """Return the SQL expression of the version that a row must have, by the plan.
-
-    The database hashes the keys itself: a canary's rows are exactly those of its share.
-    """
-    from psycopg import sql
-
-    version: sql.Composable = sql.SQL("version")
-    key, day = sql.Identifier(rows, spec.entity.key), sql.Identifier(rows, "partition_date")
-    case = sql.SQL("case when {day} = {of_day} and {is_in} then {canary} else {version} end")
-    for planned in plan.days:
-        if canary := planned.scored_canary:
-            bound = sql.Literal(hash_bound(canary.share))
-            version = case.format(
-                day=day,
-                of_day=sql.Literal(planned.partition_date),
-                is_in=in_canary_condition(spec.name, bound, key),
-                canary=sql.Literal(canary.version),
-                version=version,
-            )
-    return version
 
 
 # No key is in a load twice, which the table itself refuses: equal sums of hashes then mean equal

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.prefetch import Prefetcher
 from nightshift.scoring.canary.rows import days_by_canary, open_canary
 from nightshift.scoring.feature_rows import in_key_order, shard_query
-from nightshift.scoring.model_loading import blame_model, load_scorer, load_version
+from nightshift.scoring.model_loading import Models, blame_model, load_scorer, load_version
 from nightshift.scoring.plan import level_shifts
 from nightshift.scoring.prediction_tables import SCHEMA, has_causes, model_query
 from nightshift.scoring.without_model.rows import stage_without_model
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
-    from nightshift.models.trained_model import TrainedModel
     from nightshift.scoring.canary.rows import CanaryRows
     from nightshift.scoring.plan import DayPlan, ScorePlan
     from nightshift.settings import Settings
@@ -79,7 +78,7 @@ def stage_shard(conn: Connection, job: ShardJob) -> None:
         )
 
 
-def load_models(conn: Connection, job: ShardJob) -> dict[int, TrainedModel]:
+def load_models(conn: Connection, job: ShardJob) -> Models:
     """Return the models of the plan by version.
 
     Raises:
@@ -130,7 +129,7 @@ def _clear_rows(transaction: Transaction, job: ShardJob, days: Sequence[DayPlan]
     return True
 
 
-def _scored_batches(job: ShardJob, models: Mapping[int, TrainedModel]) -> Iterator[pa.Table]:
+def _scored_batches(job: ShardJob, models: Models) -> Iterator[pa.Table]:
     """Yield the finished rows of the shard, batch by batch."""
     for version, days in job.plan.days_by_version.items():
         model = models[version]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError, WarehouseError, cause_of, stack_of
-from nightshift.registry.canary.record import CANARY, canary_nights
 from nightshift.registry.champions import promoted_versions
 from nightshift.registry.model_versions import find_version
 from nightshift.scoring.feature_rows import published_features
@@ -181,10 +180,13 @@ class VersionChooser:
             published=join_published(self.spec.predictions_dataset, "t"),
         )
         row = self.conn.execute(query, [partition.day]).fetchone()
-        if row and row[1] == CANARY:
-            night = canary_nights(self.conn, self.spec.name, partition.day, partition.day)
-            champion = night[partition.day].canary.champion_version
-            return _Candidate(champion, "champion")
+        if row and row[1] == "canary":
+            # Its load names the champion beside it.
+            query = """
+                select champion_version, 'champion' from ops.canary_nights
+                where model = %s and partition_date = %s
+            """
+            row = self.conn.execute(query, [self.spec.name, partition.day]).fetchone()
         return _Candidate(*row) if row else None
 
     def _trial(self, version: int, features: LoadRecord) -> _Trial:

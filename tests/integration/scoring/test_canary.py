@@ -165,7 +165,7 @@ def test_challenger_is_given_its_share_and_returned_when_its_rows_lose(world: Wo
     assert {rows[key][1] for key in own} == {2}
     assert {rows[key][1] for key in rows.keys() - own} == {1}
     assert {rows[key][4] for key in own} == {
-        "version 2 scores 0.2 of the entities since 2013-07-04"
+        "version 2 scores 20 % of the entities since 2013-07-04"
     }
     challengers = world.shadow(canary, "trained")
     assert {key: row[2] for key, row in rows.items() if key in own} == {

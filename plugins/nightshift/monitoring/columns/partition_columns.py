@@ -15,7 +15,6 @@ from nightshift.monitoring.columns.reference import ColumnReference
 from nightshift.monitoring.columns.reference_reader import PublishedColumns, ReferenceReader
 from nightshift.monitoring.estimation import Estimate, EstimationHistory, estimate_performance
 from nightshift.monitoring.scans import PartitionScans, Scan, without_night_level
-from nightshift.registry.canary.record import CANARY
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -67,7 +66,7 @@ class PartitionColumns:
         scans: The scans of the published rows.
         champion: The measured version; None before the first.
         is_scored: Whether a model's predictions of the partition are published.
-        has_canary: Whether a canary made some of them: its scores say nothing of the champion's.
+        left_out: Source of the scores that say nothing of the champion's; empty for none.
     """
 
     settings: Settings
@@ -78,7 +77,7 @@ class PartitionColumns:
     scans: PartitionScans
     champion: Champion | None
     is_scored: bool
-    has_canary: bool = False
+    left_out: str = ""
 
     @cached_property
     def reader(self) -> ReferenceReader:
@@ -236,8 +235,7 @@ class PartitionColumns:
     def _published_scores(self) -> Scan:
         # The score is a number whatever the task; the other columns keep their own types.
         types = {SCORE: "float8"}
-        left_out = CANARY if self.has_canary else ""
-        return self.scans.scan(self.spec.predictions_dataset, types, left_out)
+        return self.scans.scan(self.spec.predictions_dataset, types, self.left_out)
 
     @cached_property
     def estimation_history(self) -> EstimationHistory:

@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
+DID_NOT_SCORE, IS_WORSE, HAS_LOST = "It did not score", "It is proved worse", "On its own rows"
+AGAINST_CANARY = (DID_NOT_SCORE, IS_WORSE, HAS_LOST)
+"""How reasons begin that speak against the version itself."""
+
+
 def return_canary(
     settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext
 ) -> Decision | None:
@@ -89,6 +94,7 @@ def open_canary(
         # Tonight's own verdict is not among them yet: a broken input tonight returns it tomorrow.
         if broken_nights(conn, spec.name, partition.shift(-1).day, partition.day):
             return None
+        # The newest challenger comes first, then the versions that the spec names.
         for stream, version in shadow_members(conn, spec, partition.shift(1)).items():
             reason = _reason_to_open(conn, spec, stream, champion.version, partition)
             if reason is None or not _is_new_and_sound(conn, spec.name, version):
@@ -112,6 +118,7 @@ def _reasons_to_return(
     reasons = []
     if limits.share == 0:
         reasons.append("The spec has switched canaries off.")
+    # A promotion of another version, a refresh or a rollback.
     champion = champion_for(conn, spec.name, partition.shift(1))
     serving = champion.version if champion else None
     if serving != canary.champion_version:
@@ -121,6 +128,7 @@ def _reasons_to_return(
         )
     reasons += _broken_ones(conn, spec, canary, partition)
     reasons += _losses(spec, evidence)
+    # Nights of the calendar: a canary that scores none must not stay for ever.
     n_nights = (partition.shift(1).day - canary.since).days
     if n_nights >= limits.maximum_nights:
         reasons.append(f"{n_nights} nights have decided nothing.")
@@ -135,7 +143,7 @@ def _broken_ones(
     nights = canary_nights(conn, spec.name, canary.since, partition.day)
     for day, night in nights.items():
         if night.problem is not None and night.canary.version == canary.version:
-            reasons.append(f"It did not score on {day}: {night.problem}.")
+            reasons.append(f"{DID_NOT_SCORE} on {day}: {night.problem}.")
     for day, n_faults in broken_nights(conn, spec.name, canary.since, partition.day):
         reasons.append(f"{n_faults} column(s) of the input of {day} are broken.")
     return reasons
@@ -150,13 +158,13 @@ def _losses(spec: ModelSpec, evidence: CanaryEvidence) -> list[str]:
         e_value = e_value_worse(gains)
         if e_value >= needed:
             reasons.append(
-                f"It is proved worse on {rows}: {gains.size} nights, mean gain {gains.mean():+.4g}"
+                f"{IS_WORSE} on {rows}: {gains.size} nights, mean gain {gains.mean():+.4g}"
                 f" {evidence.loss}, e-value {e_value:.3g} (needed {needed:.3g})."
             )
     limit = evidence.limit(spec)
     if evidence.own_gains.size and evidence.excess > limit:
         reasons.append(
-            f"On its own rows of {evidence.own_gains.size} night(s) it lost {evidence.excess:.4g}"
+            f"{HAS_LOST} of {evidence.own_gains.size} night(s) it lost {evidence.excess:.4g}"
             f" {evidence.loss} a night against the champion; allowed are {limit:.4g}."
         )
     return reasons
@@ -169,6 +177,7 @@ def _reason_to_open(
     since = evidence_start(conn, spec.name, partition.shift(1))
     if since is None:
         return None
+    # What was returned spoke for its stream: the next version needs nights of its own.
     since = max(since, _last_return(conn, spec.name, partition) or since)
     last = mature_window(spec, partition).last.day
     _, champions, gains = stream_gains(conn, spec.name, stream, since, last)
@@ -177,6 +186,7 @@ def _reason_to_open(
     needed = spec.promotion.canary.after_nights
     if len(own) < needed:
         return None
+    # Not a proof: what is proved is promoted. It must only not look worse.
     mean = sum(own) / len(own)
     if mean < 0:
         return None

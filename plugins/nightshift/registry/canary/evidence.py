@@ -97,11 +97,13 @@ def read_canary_evidence(
             "last": last,
         },
     ).fetchall()
+    # Its version may stand in two streams of a night: the scores are the same, and one counts.
     gains: list[float] = []
     own_gains: list[float] = []
     champion_losses: list[float] = []
     name = ""
     for is_own, _, loss, champion_loss, canary_loss in rows:
+        # One loss for all nights: that of the task and the declared metric.
         name = loss
         gain = champion_loss - canary_loss
         if is_own:

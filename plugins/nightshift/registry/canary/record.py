@@ -38,8 +38,9 @@ class Canary:
 
     @property
     def reason(self) -> str:
-        """Return what its rows say."""
-        return f"version {self.version} scores {self.share:.4g} of the entities since {self.since}"
+        """Return what its rows say, and the state of everything."""
+        share = f"{100 * self.share:.6g} %"
+        return f"version {self.version} scores {share} of the entities since {self.since}"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def canary_for(conn: Connection, model: str, partition: Partition) -> Canary | N
 
     It ends with its return, and with the decision of the gate about its version.
     """
+    # A partition of before the return keeps the canary that it had.
     row = conn.execute(
         """
         select version, champion_version, share, first_partition from ml.canaries
@@ -109,6 +111,7 @@ def canary_nights(
         """,
         [model, first, last],
     )
+    # What was planned and published, whatever the record says since.
     nights = {}
     for day, load_id, version, champion, share, since, features, problem in rows:
         canary = Canary(version, champion, share, since)
@@ -124,6 +127,7 @@ def append_decision(
     run: RunContext,
 ) -> Decision:
     """Append a decision about a canary to the record, for the partitions after this one."""
+    # The partition that decides is scored already.
     effective = partition.shift(1).day
     row = conn.execute(
         """

@@ -19,7 +19,7 @@ from nightshift.registry.canary.record import Canary, CanaryNight, canary_for, c
 from nightshift.scoring.canary.time_limit import run_within
 from nightshift.scoring.level.level_finder import LevelFinder
 from nightshift.scoring.model_loading import TriedVersion, try_version
-from nightshift.scoring.plan import CanaryChoice, CanaryPlan, VersionChoice
+from nightshift.scoring.plan import CanaryChoice, VersionChoice
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -65,29 +65,17 @@ def with_canaries(
     return chosen
 
 
-def plan_canary(choice: VersionChoice) -> CanaryPlan | None:
-    """Return the plan of a choice's canary, None without one."""
-    chosen = choice.canary
-    if chosen is None:
-        return None
-    return CanaryPlan(
-        version=chosen.canary.version,
-        champion=chosen.canary.champion_version,
-        share=chosen.canary.share,
-        since=chosen.canary.since,
-        reason=chosen.canary.reason,
-        features=choice.features.content_hash or "",
-        level_shift=chosen.level.level.shift if chosen.level else 0.0,
-        problem=chosen.problem,
-    )
-
-
 def _published_canaries(
     chooser: VersionChooser, days: Sequence[dt.date]
 ) -> Mapping[dt.date, CanaryNight]:
     if not days:
         return {}
-    return canary_nights(chooser.conn, chooser.spec.name, min(days), max(days))
+    return canary_nights(
+        chooser.conn,
+        chooser.spec.name,
+        min(days),
+        max(days),
+    )
 
 
 def _recorded_canaries(
@@ -98,7 +86,11 @@ def _recorded_canaries(
     for choice in choices:
         if choice.source != "champion":
             continue
-        canary = canary_for(chooser.conn, chooser.spec.name, Partition(choice.day))
+        canary = canary_for(
+            chooser.conn,
+            chooser.spec.name,
+            Partition(choice.day),
+        )
         # Its evidence is about another champion: it ends with the next decision.
         if canary and canary.champion_version == choice.version:
             canaries[choice.day] = canary

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from nightshift.errors import cause_of
+from nightshift.errors import cause_of, stack_of
 from nightshift.registry.canary.membership import in_canary
 from nightshift.registry.canary.record import CANARY
 from nightshift.scoring.canary.time_limit import run_within
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from nightshift.scoring.plan import DayPlan
     from nightshift.scoring.scorer import Scorer
     from nightshift.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -54,11 +57,25 @@ def open_canary(
     def load() -> Scorer:
         # Of its own: the shard goes on with its connection when this one is given up.
         with connect(settings, run.application_name) as conn:
-            model = load_version(settings, conn, spec, canary.version)
+            model = load_version(
+                settings,
+                conn,
+                spec,
+                canary.version,
+            )
         return load_scorer(spec, model)
 
-    clock = _Clock(canary.version, spec.promotion.canary.maximum_seconds)
-    return CanaryRows(spec, canary.share, _steps(days), clock.run(load), clock)
+    clock = _Clock(
+        canary.version,
+        spec.promotion.canary.maximum_seconds,
+    )
+    return CanaryRows(
+        spec,
+        canary.share,
+        _steps(days),
+        clock.run(load),
+        clock,
+    )
 
 
 @dataclass
@@ -82,14 +99,17 @@ class _Clock:
         started = time.monotonic()
         try:
             return run_within(self.seconds_left, f"version {self.version}", call)
-        except Exception as error:
-            # ``publish`` reads the version, and plans without it.
-            raise ChampionBrokenError(
-                f"version {self.version} cannot score ({cause_of(error)})",
-                todo="Nothing: the champion scores every row, and the canary is returned.",
-            ) from error
+        except Exception as error:  # noqa: BLE001
+            logger.warning("Version %s fails as a canary:\n%s", self.version, stack_of(error))
+            cause = cause_of(error)
         finally:
             self.seconds_left -= time.monotonic() - started
+        # Without its cause: a lack of memory, or of a connection, would be taken for the shard's
+        # own. ``publish`` reads the version, and plans without it.
+        raise ChampionBrokenError(
+            f"version {self.version} cannot score ({cause})",
+            todo="Nothing: the champion scores every row, and the canary is returned.",
+        )
 
 
 @dataclass(frozen=True)
@@ -119,7 +139,11 @@ class CanaryRows:
         import pyarrow as pa
 
         keys = rows.column(self.spec.entity.key).to_pylist()
-        is_own = in_canary(self.spec.name, self.share, keys)
+        is_own = in_canary(
+            self.spec.name,
+            self.share,
+            keys,
+        )
         return rows.filter(pa.array(~is_own)), rows.filter(pa.array(is_own))
 
     def score(self, rows: pa.RecordBatch) -> pa.Table:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nightshift.scoring.canary.choice import with_canaries
 from nightshift.scoring.level.level_finder import LevelFinder
 from nightshift.scoring.level.level_records import record_levels
 
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from nightshift.scoring.plan import VersionChoice
     from nightshift.scoring.version_choice import VersionChooser
     from nightshift.warehouse.connection import Connection
+
+
+def with_levels_and_canaries(
+    chooser: VersionChooser, choices: Iterable[VersionChoice], run: RunContext
+) -> list[VersionChoice]:
+    """Return the choices with the level of each, and with the canary beside it."""
+    return with_canaries(chooser, with_levels(chooser, choices, run), run)
 
 
 def with_levels(

@@ -7,31 +7,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError, WarehouseError, stack_of
-from nightshift.registry.canary.record import canary_nights
+from nightshift.registry.canary.membership import in_canary
 from nightshift.registry.model_versions import find_version
-from nightshift.registry.streams.members import CANARY_VERSION, CHAMPION_ROWS, shadow_members
-from nightshift.registry.streams.paired_rows import has_shadow_scores
 from nightshift.scoring.feature_rows import read_sample
-from nightshift.scoring.level.level_finder import LevelFinder
-from nightshift.scoring.level.level_records import LevelRecord, LevelSubject, published_shift
-from nightshift.scoring.level.night_level import NightLevel
+from nightshift.scoring.level.level_finder import LevelFinder, LevelRecord
 from nightshift.scoring.model_loading import load_scorer, load_version
-from nightshift.scoring.shadow.shadow_tables import shadow_query
+from nightshift.scoring.shadow.members import CHAMPION_ROWS, find_members, level_beside_canary
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.registry.canary.record import Canary
     from nightshift.scoring.scorer import Scorer
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.damage import LoadRecord
 
-logger = logging.getLogger(__name__)
+__all__ = ["Challenger", "ShadowError", "find_members", "load_challengers"]
 
-PUBLISHED = "published with the predictions"
-"""Evidence of a level that is not estimated but taken from the published predictions."""
+logger = logging.getLogger(__name__)
 
 
 class ShadowError(NightshiftError):
@@ -63,40 +58,28 @@ class Challenger:
     @property
     def input(self) -> list[str]:
         """Return what determines its scores, except its level."""
-        share = [] if self.share == 1 else [repr(self.share)]
-        return [self.stream, self.digest, *share]
+        parts = [
+            self.stream,
+            self.digest,
+        ]
+        # Where there is no canary, the inputs are those of before there were any.
+        if self.share < 1:
+            parts.append(repr(self.share))
+        return parts
 
+    def rows_of(self, spec: ModelSpec, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the rows of a batch that it scores: all, or those of a canary."""
+        import pyarrow as pa
 
-def find_members(conn: Connection, spec: ModelSpec, partition: Partition) -> dict[str, int]:
-    """Return versions by stream: those that are published for the partition, else the current.
-
-    A canary adds its version, on all entities, and the champion, on the entities that it got: so
-    every stream has pairs of all entities, whoever scored for the readers.
-    """
-    if has_shadow_scores(conn, spec):
-        query = shadow_query(
-            spec,
-            """
-            select distinct t.stream, t.model_version from {shadow} t {published}
-            where t.partition_date = %s order by t.stream
-            """,
+        if self.share == 1:
+            return rows
+        keys = rows.column(spec.entity.key).to_pylist()
+        is_own = in_canary(
+            spec.name,
+            self.share,
+            keys,
         )
-        # A rerun scores with the versions that scored, whatever was trained since.
-        published: dict[str, int] = dict(conn.execute(query, [partition.day]).fetchall())
-        if published:
-            return published
-    members = shadow_members(conn, spec, partition)
-    if members and (canary := _scored_canary(conn, spec, partition)):
-        if canary.version not in members.values():
-            members[CANARY_VERSION] = canary.version
-        members[CHAMPION_ROWS] = canary.champion_version
-    return members
-
-
-def _scored_canary(conn: Connection, spec: ModelSpec, partition: Partition) -> Canary | None:
-    """Return the canary whose rows readers see of a partition; None without one."""
-    night = canary_nights(conn, spec.name, partition.day, partition.day).get(partition.day)
-    return night.canary if night and night.problem is None else None
+        return rows.filter(pa.array(is_own))
 
 
 def load_challengers(
@@ -114,7 +97,13 @@ def load_challengers(
         NightshiftError: An error that a retry may cure.
     """
     dataset = spec.shadow_dataset
-    finder = LevelFinder(settings, conn, spec, dataset, application_name)
+    finder = LevelFinder(
+        settings,
+        conn,
+        spec,
+        dataset,
+        application_name,
+    )
     challengers = []
     problems = []
     for stream, version in members.items():
@@ -154,11 +143,17 @@ def _load(finder: LevelFinder, stream: str, number: int, features: LoadRecord) -
         return Challenger(stream, number, version.digest, scorer, level)
 
     # What it would have published: its scores of the other entities have this level.
-    partition = Partition(features.partition_date)
-    shift = published_shift(conn, spec, partition, number)
-    canary = _scored_canary(conn, spec, partition)
-    subject = LevelSubject(spec.shadow_dataset, features, version.digest, spec.digest)
-    level = LevelRecord(subject, number, NightLevel(shift, evidence=PUBLISHED))
-    # Predictions that were published again may have no canary any more.
-    share = canary.share if canary else 0.0
-    return Challenger(stream, number, version.digest, scorer, level, share)
+    level, share = level_beside_canary(
+        conn,
+        spec,
+        features,
+        version,
+    )
+    return Challenger(
+        stream,
+        number,
+        version.digest,
+        scorer,
+        level,
+        share,
+    )

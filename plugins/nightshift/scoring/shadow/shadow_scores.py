@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.prefetch import Prefetcher
-from nightshift.registry.canary.membership import in_canary
 from nightshift.scoring.feature_rows import features_of_load, in_key_order, published_features
 from nightshift.scoring.plan import digest_rows
 from nightshift.scoring.shadow.challengers import find_members, load_challengers
@@ -164,19 +163,9 @@ def _scored_batches(job: ShadowJob) -> Iterator[pa.Table]:
         for batch in batches:
             rows = in_key_order(job.spec, batch)
             for challenger in job.challengers:
-                own = _rows_of(job, challenger, rows)
+                own = challenger.rows_of(job.spec, rows)
                 scored = challenger.scorer.score(own, challenger.level.level.shift)
                 yield _shadow_rows(job, challenger, own, scored)
-
-
-def _rows_of(job: ShadowJob, challenger: Challenger, rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the rows of a batch that a challenger scores: all, or those of a canary."""
-    import pyarrow as pa
-
-    if challenger.share == 1:
-        return rows
-    keys = rows.column(job.spec.entity.key).to_pylist()
-    return rows.filter(pa.array(in_canary(job.spec.name, challenger.share, keys)))
 
 
 def _shadow_rows(
