@@ -1,4 +1,4 @@
-"""What a canary costs a night: scoring without and with one, and the shadow beside both.
+"""What a canary costs a night: scoring without and with one, and the shadow alongside both.
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.canary [--rows 200000] [--trees 300]
     [--leaves 63] [--share 0.05] [--repeats 3]

@@ -198,7 +198,7 @@ class MonitoringContext:
     def _published_versions(self, partition: Partition) -> list[int]:
         """Return the versions whose predictions are published, newest first; none for the rule.
 
-        A canary's is left out: the version beside it scored the other entities, and is measured.
+        A canary's is left out: the version alongside it scored the other entities, and is measured.
         """
         from psycopg import sql
 

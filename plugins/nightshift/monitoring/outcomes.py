@@ -124,7 +124,7 @@ def has_predictions(conn: Connection, spec: ModelSpec) -> bool:
 def source_left_out(conn: Connection, spec: ModelSpec, partition: Partition) -> str:
     """Return ``canary`` if a canary made some published predictions, else nothing.
 
-    What is measured of the champion is measured on the rows beside them.
+    What is measured of the champion is measured on the rows alongside them.
     """
     from psycopg import sql
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SAMPLE = "published"
 ALL_ROWS = "all"
 SCORE_SOURCE = "score_source"
-"""Slice of a canary's rows; all other slices are of the rows beside them."""
+"""Slice of a canary's rows; all other slices are of the rows alongside them."""
 
 
 @dataclass(frozen=True)

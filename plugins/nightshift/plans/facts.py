@@ -167,7 +167,7 @@ def _champions(conn: Connection, span: Span) -> Fact:
         select model || ' record ' || promotion_id, 'version ' || version from ml.succession
         where model = any(%(models)s)
         union all
-        -- Who gets a share beside them, from when until when.
+        -- Who gets a share alongside them, from when until when.
         select
             model || ' record ' || promotion_id,
             'canary ' || version || ' until ' || coalesce(last_partition::text, 'it is returned')

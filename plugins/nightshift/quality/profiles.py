@@ -321,16 +321,15 @@ def _query(conn: Connection, load: LoadTable, types: Mapping[str, str]) -> sql.C
             expected="numbers, times or texts",
             todo="Nothing.",
         )
-    query = sql.SQL("select {} from {} where load_id = {} and partition_date = {}")
-    if load.left_out:
-        query += sql.SQL(" and score_source <> {}")
-    return query.format(
+    query = sql.SQL("select {} from {} where load_id = {} and partition_date = {}").format(
         sql.SQL(", ").join(cells),
         table,
         sql.Literal(load.load_id),
         sql.Literal(load.day),
-        sql.Literal(load.left_out),
     )
+    if load.left_out:
+        query += sql.SQL(" and score_source <> {}").format(sql.Literal(load.left_out))
+    return query
 
 
 def _cell(name: str, type_code: int, read_as: str) -> sql.Composed:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FINAL_STEPS: tuple[ScoreSource, ...] = ("champion", "named_version", "canary")
 """Steps that are never improved: the best one, the one that a person requested, and the canary
-beside the best one.
+alongside the best one.
 """
 LATE_WINDOW = dt.timedelta(hours=3)
 """How long a partition is checked that was published near or after its deadline.

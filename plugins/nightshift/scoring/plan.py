@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 ScoreSource = Literal[
     "champion", "named_version", "previous_champion", "carried_over", "fallback_rule", "canary"
 ]
-"""A step of the fallback chain, or the canary beside it, as the column ``score_source`` names it.
+"""A step of the fallback chain, or a canary, as the column ``score_source`` names it.
 
 ``named_version`` is a version that a person requested; only the champion ranks above it.
 ``carried_over`` is the last score of the same entity, aged. ``canary`` is a challenger that scores
-a share of the entities while the champion scores the others.
+a share of the entities while the champion scores the rest.
 Source: docs/adr/0015-always-on-time.md, docs/adr/0055-canary.md.
 """
 FALLBACK_CHAIN: tuple[ScoreSource, ...] = get_args(ScoreSource)[:-1]
@@ -201,7 +201,7 @@ class CanaryPlan(Frozen):
 
     Attributes:
         version: The version.
-        champion: The version beside which it scores.
+        champion: The version alongside which it scores.
         share: Its share of the entities.
         since: First partition that it got a share of.
         reason: What its rows say.

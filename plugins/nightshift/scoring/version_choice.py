@@ -181,7 +181,7 @@ class VersionChooser:
         )
         row = self.conn.execute(query, [partition.day]).fetchone()
         if row and row[1] == "canary":
-            # Its load names the champion beside it.
+            # Its load names the champion alongside it.
             query = """
                 select champion_version, 'champion' from ops.canary_nights
                 where model = %s and partition_date = %s

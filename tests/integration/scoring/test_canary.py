@@ -12,6 +12,8 @@ from tests.integration.scoring.conftest import Registry, make_spec, publish_feat
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
+from nightshift.incidents.context import EvaluationContext
+from nightshift.incidents.rules.models import returned_canaries
 from nightshift.registry.canary.membership import hash_bound, in_canary, in_canary_condition
 from nightshift.registry.canary.record import canary_for
 from nightshift.registry.streams.nightly_decision import decide_night
@@ -262,6 +264,14 @@ def test_damaged_challenger_leaves_every_row_to_the_champion_and_is_returned(wor
     assert decision.verdict == "returned"
     assert decision.reasons[0].startswith("It did not score on 2013-07-01: version 2 cannot")
     assert canary_for(world.conn, world.spec.name, FIRST.shift(1)) is None
+    context = EvaluationContext(world.settings, world.conn, dt.datetime.now(dt.UTC))
+    [fact] = returned_canaries(context)
+    assert (fact.code, fact.subject, fact.facts["version"]) == (
+        "NS-INCIDENT-010",
+        "parcel_late",
+        2,
+    )
+    assert fact.what.startswith("Version 2 of parcel_late scored 20 % of the entities from 2013")
 
 
 def test_challenger_that_hangs_is_given_up_in_time(

@@ -144,7 +144,7 @@ def returned_canaries(context: EvaluationContext) -> Iterator[Fact]:
         if last is None or newest is None or (newest - last).days > RETURN_IS_NEWS_DAYS:
             continue
         reason = next((reason for reason in reasons if reason.startswith(AGAINST_CANARY)), None)
-        if model not in context.specs or reason is None:
+        if reason is None:
             continue
         yield Fact(
             code="NS-INCIDENT-010",

@@ -140,10 +140,10 @@ def _broken_ones(
 ) -> list[str]:
     """Return the nights on which the canary or its input failed, one sentence each."""
     reasons = []
-    nights = canary_nights(conn, spec.name, canary.since, partition.day)
-    for day, night in nights.items():
-        if night.problem is not None and night.canary.version == canary.version:
-            reasons.append(f"{DID_NOT_SCORE} on {day}: {night.problem}.")
+    published = canary_nights(conn, spec.name, canary.since, partition.day)
+    for day, planned in published.items():
+        if planned.problem is not None and planned.canary.version == canary.version:
+            reasons.append(f"{DID_NOT_SCORE} on {day}: {planned.problem}.")
     for day, n_faults in broken_nights(conn, spec.name, canary.since, partition.day):
         reasons.append(f"{n_faults} column(s) of the input of {day} are broken.")
     return reasons
@@ -181,8 +181,8 @@ def _reason_to_open(
     since = max(since, _last_return(conn, spec.name, partition) or since)
     last = mature_window(spec, partition).last.day
     _, champions, gains = stream_gains(conn, spec.name, stream, since, last)
-    # The nights of a champion before this one say nothing about who stands beside it.
-    own = [gain for gain, night in zip(gains, champions, strict=True) if night == champion]
+    # The nights of a champion before this one say nothing about who stands alongside it.
+    own = [gain for gain, served in zip(gains, champions, strict=True) if served == champion]
     needed = spec.promotion.canary.after_nights
     if len(own) < needed:
         return None

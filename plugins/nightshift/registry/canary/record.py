@@ -26,7 +26,7 @@ class Canary:
 
     Attributes:
         version: The version.
-        champion_version: Whom it stands beside; where another version serves, it gets nothing.
+        champion_version: Whom it stands alongside; where another version serves, it gets nothing.
         share: Its share of the entities.
         since: First partition that it gets a share of.
     """
@@ -112,11 +112,11 @@ def canary_nights(
         [model, first, last],
     )
     # What was planned and published, whatever the record says since.
-    nights = {}
+    by_day = {}
     for day, load_id, version, champion, share, since, features, problem in rows:
         canary = Canary(version, champion, share, since)
-        nights[day] = CanaryNight(day, load_id, canary, features, problem)
-    return nights
+        by_day[day] = CanaryNight(day, load_id, canary, features, problem)
+    return by_day
 
 
 def append_decision(

@@ -25,7 +25,7 @@ def decide_night(
     """Make the decisions of a night: return a canary, decide about challengers, open a canary.
 
     In this order: what speaks against a canary does not wait for a gate that may fail, and nobody
-    gets a share beside a champion that is replaced tonight.
+    gets a share alongside a champion that is replaced tonight.
 
     Returns:
         What was decided, in that order; empty on most nights.

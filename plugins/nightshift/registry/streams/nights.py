@@ -182,7 +182,7 @@ def _unrecorded(
     query = sql.SQL(
         """
         select distinct
-            case when t.stream = %(beside)s then %(canary_rows)s else t.stream end,
+            case when t.stream = %(champion_rows)s then %(canary_rows)s else t.stream end,
             t.partition_date
         from shadow.{} t
         join ops.published s on s.dataset = %(shadow)s
@@ -193,7 +193,7 @@ def _unrecorded(
             select from monitoring.stream_nights n
             where n.model = %(model)s
                 and n.stream = case
-                    when t.stream = %(beside)s then %(canary_rows)s else t.stream end
+                    when t.stream = %(champion_rows)s then %(canary_rows)s else t.stream end
                 and n.partition_date = t.partition_date
                 and n.shadow_load = s.load_id and n.predictions_load = p.load_id)
         order by 2, 1
@@ -201,7 +201,7 @@ def _unrecorded(
     ).format(sql.Identifier(spec.name))
     values = {
         "model": spec.name,
-        "beside": CHAMPION_ROWS,
+        "champion_rows": CHAMPION_ROWS,
         "canary_rows": CANARY_ROWS,
         "shadow": spec.shadow_dataset,
         "predictions": spec.predictions_dataset,

@@ -108,7 +108,8 @@ def read_pairs(
         ),
         shadow as (
             select t.* from shadow.{model} t {shadow_pointer}
-            where t.partition_date between {first} and {last} and t.stream in ({stream}, {beside})
+            where t.partition_date between {first} and {last}
+                and t.stream in ({stream}, {champion_rows})
         ),
         champion as (
             select partition_date, {key}, features_as_of, model_version, score, probability, load_id
@@ -118,7 +119,7 @@ def read_pairs(
             select partition_date, {key}, features_as_of, s.model_version, s.score, s.probability,
                 t.load_id
             from published t join shadow s using (partition_date, {key}, features_as_of)
-            where t.score_source = 'canary' and s.stream = {beside}
+            where t.score_source = 'canary' and s.stream = {champion_rows}
         ),
         challenger as (
             select partition_date, {key}, features_as_of, model_version, score, probability, load_id
@@ -127,7 +128,8 @@ def read_pairs(
             select partition_date, {key}, features_as_of, t.model_version, t.score, t.probability,
                 s.load_id
             from published t join shadow s using (partition_date, {key}, features_as_of)
-            where t.score_source = 'canary' and s.stream = {beside} and {stream} = {canary_rows}
+            where t.score_source = 'canary' and s.stream = {champion_rows}
+                and {stream} = {canary_rows}
         ),
         features as (
             select f.* from features.{features} f {features_pointer}
@@ -154,7 +156,7 @@ def read_pairs(
         model=sql.Identifier(spec.name),
         features=sql.Identifier(spec.feature_table),
         stream=sql.Literal(stream),
-        beside=sql.Literal(CHAMPION_ROWS),
+        champion_rows=sql.Literal(CHAMPION_ROWS),
         canary_rows=sql.Literal(CANARY_ROWS),
         first=sql.Literal(partitions.first.day),
         last=sql.Literal(partitions.last.day),

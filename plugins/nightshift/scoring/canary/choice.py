@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 def with_canaries(
     chooser: VersionChooser, choices: Sequence[VersionChoice], run: RunContext
 ) -> list[VersionChoice]:
-    """Return the choices with the canary of each; only a champion has one beside it."""
+    """Return the choices with the canary of each; only a champion has one alongside it."""
     spec = chooser.spec
     republished = [choice.day for choice in choices if choice.is_published]
     is_on = spec.promotion.canary.share > 0 and chooser.may_try_canary
@@ -81,7 +81,7 @@ def _published_canaries(
 def _recorded_canaries(
     chooser: VersionChooser, choices: Sequence[VersionChoice]
 ) -> dict[dt.date, Canary]:
-    """Return the canaries that are on record for partitions whose champion they stand beside."""
+    """Return the canaries that are on record for partitions whose champion they stand alongside."""
     canaries = {}
     for choice in choices:
         if choice.source != "champion":
@@ -102,7 +102,7 @@ class _CanaryFinder:
     """Tries the canaries of one run; each version is loaded and tried once.
 
     Attributes:
-        chooser: Whose choices they stand beside.
+        chooser: Whose choices they stand alongside.
         run: Names the connections.
     """
 
@@ -110,16 +110,16 @@ class _CanaryFinder:
     run: RunContext
     _trials: dict[int, TriedVersion | str] = field(default_factory=dict)
 
-    def repeat(self, choice: VersionChoice, night: CanaryNight) -> CanaryChoice:
+    def repeat(self, choice: VersionChoice, published: CanaryNight) -> CanaryChoice:
         """Return the canary of a published partition, which its rerun keeps.
 
         Over other features than those that were published it may fail, as on a first night.
         """
         # The champion scored every row, and does so again.
-        if night.problem is not None:
-            return CanaryChoice(night.canary, problem=night.problem)
-        found = self.find(choice, night.canary)
-        return replace(found, is_pinned=night.features == choice.features.content_hash)
+        if published.problem is not None:
+            return CanaryChoice(published.canary, problem=published.problem)
+        chosen = self.find(choice, published.canary)
+        return replace(chosen, is_pinned=published.features == choice.features.content_hash)
 
     def find(self, choice: VersionChoice, canary: Canary) -> CanaryChoice:
         """Return a canary that has scored a sample of the rows, or why it does not score."""

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def days_by_canary(days: Sequence[DayPlan]) -> list[list[DayPlan]]:
-    """Return the days of each canary, and of none; one of them scores with the same share."""
+    """Return the days of each canary, and of none; each scores with one share."""
     groups: dict[tuple[int, float] | None, list[DayPlan]] = {}
     for day in days:
         canary = day.scored_canary

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def with_levels_and_canaries(
     chooser: VersionChooser, choices: Iterable[VersionChoice], run: RunContext
 ) -> list[VersionChoice]:
-    """Return the choices with the level of each, and with the canary beside it."""
+    """Return the choices with the level of each, and with the canary alongside it."""
     return with_canaries(chooser, with_levels(chooser, choices, run), run)
 
 

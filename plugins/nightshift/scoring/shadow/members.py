@@ -57,14 +57,14 @@ def find_members(conn: Connection, spec: ModelSpec, partition: Partition) -> dic
 
 def _scored_canary(conn: Connection, spec: ModelSpec, partition: Partition) -> Canary | None:
     """Return the canary whose rows readers see of a partition; None without one."""
-    nights = canary_nights(
+    by_day = canary_nights(
         conn,
         spec.name,
         partition.day,
         partition.day,
     )
-    night = nights.get(partition.day)
-    return night.canary if night and night.problem is None else None
+    published = by_day.get(partition.day)
+    return published.canary if published and published.problem is None else None
 
 
 def level_beside_canary(
