@@ -14,6 +14,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.incidents.context import EvaluationContext
 from nightshift.incidents.rules.models import returned_canaries
+from nightshift.registry.canary import decision as canary_decision
 from nightshift.registry.canary.membership import hash_bound, in_canary, in_canary_condition
 from nightshift.registry.canary.record import canary_for
 from nightshift.registry.streams.nightly_decision import decide_night
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 FIRST = Partition(dt.date(2013, 7, 1))
 RUN = RunContext("canary/test", 1, "test")
@@ -360,3 +361,31 @@ def test_another_champion_has_no_canary_beside_it(world: World) -> None:
     assert world.sources(FIRST.shift(1)) == {("champion", 3)}
     [decision] = decide_night(world.settings, world.spec, FIRST, RUN)
     assert decision.reasons[0].startswith("The champion is version 3, not version 1 any more")
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"share": SHARE, "maximum_nights": 2}, "2 nights have decided nothing."),
+        ({"share": 0.0}, "The spec has switched canaries off."),
+    ],
+)
+def test_canary_that_nobody_decides_about_or_wants_is_returned(
+    world: World, limits: dict[str, float], reason: str
+) -> None:
+    spec = make_spec(promotion={"metric": "roc_auc", "canary": limits})
+    world.open(FIRST)
+    second = FIRST.shift(1)
+    decided = [decide_night(world.settings, spec, night, RUN) for night in (FIRST, second)]
+    [decision] = [decision for of_night in decided for decision in of_night]
+    assert (decision.verdict, decision.reasons) == ("returned", [reason])
+    assert canary_for(world.conn, spec.name, FIRST) is not None, "an old night keeps its canary"
+
+
+def test_broken_input_returns_a_canary_and_keeps_the_next_from_opening(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.open(FIRST)
+    monkeypatch.setattr(canary_decision, "broken_nights", lambda *_: [(FIRST.day, 2)])
+    [decision] = decide_night(world.settings, world.spec, FIRST, RUN)
+    assert decision.reasons == ["2 column(s) of the input of 2013-07-01 are broken."]
