@@ -151,7 +151,7 @@ class VersionChooser:
             promoted = list(dict.fromkeys([published.version, *promoted]))[:N_CANDIDATES]
         candidates = [_Candidate(version, "previous_champion") for version in promoted]
         if promoted:
-            is_published = bool(published) and published.source == "champion"
+            is_published = published is not None and published.source == "champion"
             candidates[0] = _Candidate(promoted[0], "champion", is_published=is_published)
         if published and published.source == "named_version":
             candidates.insert(0, published)
@@ -182,11 +182,13 @@ class VersionChooser:
         row = self.conn.execute(query, [partition.day]).fetchone()
         if row and row[1] == "canary":
             # Its load names the champion alongside it.
-            query = """
+            row = self.conn.execute(
+                """
                 select champion_version, 'champion' from ops.canary_nights
                 where model = %s and partition_date = %s
-            """
-            row = self.conn.execute(query, [self.spec.name, partition.day]).fetchone()
+                """,
+                [self.spec.name, partition.day],
+            ).fetchone()
         return _Candidate(*row) if row else None
 
     def _trial(self, version: int, features: LoadRecord) -> _Trial:
