@@ -8,6 +8,8 @@ Never MLflow, never a training.
 **Starts** when the feature view of the partition is published.
 **No champion, or a broken one**: the previous champion scores, else the last scores are carried
 over, else the spec's rule applies; every row names its source in `score_source`.
+**A canary** of the partition scores its share alongside the champion, which scores every row if it
+cannot.
 **Rerun, clear, backfill** are safe: a partition is scored again by the model version that scored
 it, so the content is equal.
 """

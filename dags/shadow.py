@@ -3,7 +3,8 @@
 **Reads** the published predictions and the features that they were made from, challengers from the
 registry, outcomes as known at the partition's as-of.
 **Writes** `shadow.<model>`, `monitoring.stream_nights`, and a decision in `ml.promotions` when a
-stream is proved better or the champion is old; emits `model/<model>` then.
+stream is proved better, the champion is old, or a canary is opened or returned; emits
+`model/<model>` then.
 **Starts** when the partition's predictions are published: never before them, and in a pool of its
 own, so that it takes no slot from anything with a deadline.
 **Rerun, clear, backfill** are safe: the same versions score again, a recorded night stays, a

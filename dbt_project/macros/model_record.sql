@@ -61,7 +61,7 @@ decisions as (
         champion_version as compared_with_version,
         actor as decided_by
     from {{ spec.promotions }}
-    where model = '{{ spec.name }}' and verdict <> 'rolled_back'
+    where model = '{{ spec.name }}' and verdict not in ('rolled_back', 'canary', 'returned')
     order by version, promotion_id
 )
 

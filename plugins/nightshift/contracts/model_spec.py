@@ -7,6 +7,7 @@ import re
 from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from pydantic import ValidationInfo, field_validator, model_validator
@@ -301,9 +302,11 @@ class ModelSpec(NamedDocument):
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256 of the spec's content, hex, without what only analysts see."""
-        # What is shown next to a prediction must not make it another one.
-        return sha256(self.model_dump_json(exclude={"analytics"}).encode()).hexdigest()
+        """Return the SHA-256 of the spec's content, hex: of all that makes a prediction."""
+        # What is shown next to a prediction must not make it another one. Who gets a challenger's
+        # is recorded with each night, so that a rerun keeps it when the share is changed.
+        left_out: dict[str, Any] = {"analytics": True, "promotion": {"canary"}}
+        return sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()
 
 
 @cache

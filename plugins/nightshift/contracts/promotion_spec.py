@@ -51,6 +51,30 @@ class Fairness(Frozen):
     maximum_calibration_gap: Ratio = 0.1
 
 
+class Canary(Frozen):
+    """A share of the entities that gets a challenger's predictions before anything is proved.
+
+    Source: docs/adr/0055-canary.md.
+
+    Attributes:
+        share: Share of the entities, by a hash of their key; 0 switches canaries off.
+        after_nights: Matured nights that a stream has against the champion, without being worse by
+            point estimate, before its newest sound challenger gets the share. After a return they
+            are counted anew.
+        maximum_nights: Nights after which a canary that nothing has decided about is returned.
+        maximum_loss: By how much the canary's mean loss on its own rows may exceed the champion's
+            on the same rows, in the unit of the loss; None takes a tenth of the champion's loss.
+        maximum_seconds: Seconds that loading and trying the challenger may take, and again its rows
+            in each shard; beyond, the champion scores all rows.
+    """
+
+    share: float = Field(default=0.0, ge=0, le=0.5)
+    after_nights: PositiveDays = 7
+    maximum_nights: PositiveDays = 28
+    maximum_loss: Margin | None = None
+    maximum_seconds: float = Field(default=60.0, gt=0)
+
+
 class Promotion(Frozen):
     """When a challenger becomes champion.
 
@@ -67,6 +91,7 @@ class Promotion(Frozen):
             on.
         shadow_versions: Versions that score every night in the shadow, each as a stream of its own;
             the newest sound challenger always does.
+        canary: The share of the entities that gets the challenger first; off by default.
         stale_after_days: A champion trained so many days before the decision is refreshed by a
             challenger that is not inferior and not worse by point estimate; None demands a proof
             for ever.
@@ -109,6 +134,7 @@ class Promotion(Frozen):
     non_inferiority_margin: Margin | None = None
     superiority_probability: float = Field(default=0.95, gt=0.5, lt=1)
     shadow_versions: tuple[PositiveInt, ...] = ()
+    canary: Canary = Canary()
     stale_after_days: PositiveDays | None = 28
     minimum_stream_days: Days = Field(default=28, ge=14)
     minimum_gain_over_baseline: float = 0.0

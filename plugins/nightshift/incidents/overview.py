@@ -18,6 +18,7 @@ from nightshift.incidents.records import (
     open_incidents,
     read_health,
 )
+from nightshift.registry.canary.record import canary_for
 from nightshift.scoring.prediction_tables import model_query
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.control_tables.waiting_tasks import WaitingTask, waiting_tasks
@@ -83,6 +84,7 @@ class ModelOverview:
         quality: Its newest matured value; None without one.
         expected_quality: The same on the hold-out.
         n_labels: Labels that the value stands on.
+        canary: Who gets a share of the entities from the next day on, in words; None if nobody.
     """
 
     model: str
@@ -97,6 +99,7 @@ class ModelOverview:
     quality: float | None
     expected_quality: float | None
     n_labels: int | None
+    canary: str | None = None
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,20 @@ def _read_model(context: EvaluationContext, spec: ModelSpec, health: str) -> Mod
         quality,
         expected,
         n_labels,
+        _canary(context, spec, day, champion) if day else None,
     )
+
+
+def _canary(
+    context: EvaluationContext, spec: ModelSpec, day: dt.date, champion: int | None
+) -> str | None:
+    """Return who gets a share of the entities after the newest day, in a sentence."""
+    if spec.promotion.canary.share == 0:
+        return None
+    canary = canary_for(context.conn, spec.name, Partition(day).shift(1))
+    if canary is None or canary.champion_version != champion:
+        return None
+    return canary.reason
 
 
 _PUBLISHED = """

@@ -12,7 +12,12 @@ from nightshift.monitoring import outcomes
 from nightshift.monitoring.champion import Champion, holdout_metric, measured_version
 from nightshift.monitoring.columns.partition_columns import PartitionColumns
 from nightshift.monitoring.data_quality import data_quality_problems, intact_contents
-from nightshift.monitoring.performance import Performance, measure_performance
+from nightshift.monitoring.performance import (
+    CanaryPerformance,
+    Performance,
+    measure_performance,
+    split_canary,
+)
 from nightshift.monitoring.scans import PartitionScans
 from nightshift.monitoring.trigger import (
     PartitionStatus,
@@ -36,11 +41,19 @@ ChampionCache = dict[int, Champion]
 
 
 class MaturedResult(NamedTuple):
-    """Metrics of the matured predictions, and the version that made them; or a note."""
+    """Metrics of the matured predictions, and the version that made them; or a note.
+
+    Attributes:
+        performance: Metrics of the version's own rows.
+        version: The version.
+        note: Why there are none.
+        canary: Metrics of the rows of a canary, and its version.
+    """
 
     performance: list[Performance]
     version: int | None
     note: str | None = None
+    canary: CanaryPerformance | None = None
 
 
 @dataclass
@@ -98,6 +111,7 @@ class MonitoringContext:
             scans=self.scans,
             champion=self.champion,
             is_scored=bool(self._published_versions(self.partition)),
+            left_out=outcomes.source_left_out(self.conn, self.spec, self.partition),
         )
 
     def measure_matured(self) -> MaturedResult:
@@ -108,8 +122,13 @@ class MonitoringContext:
         if rows is None:
             return MaturedResult([], None, f"no matured predictions of {self.evaluated}")
         versions = self._published_versions(self.evaluated)
+        rows, canary = split_canary(self.spec, rows)
+        if not rows.num_rows:
+            note = f"a canary alone has matured predictions of {self.evaluated}"
+            return MaturedResult([], None, note, canary)
         performance = measure_performance(self.spec, rows)
-        return MaturedResult(performance, versions[0] if versions else None)
+        version = versions[0] if versions else None
+        return MaturedResult(performance, version, canary=canary)
 
     def expected_metric(self, version: int | None, source: str = "challenger") -> float | None:
         """Return the watched metric of a version, or of the rule, on the version's hold-out."""
@@ -177,7 +196,10 @@ class MonitoringContext:
         return LoadManifest(self.run, inputs, reads=reads)
 
     def _published_versions(self, partition: Partition) -> list[int]:
-        """Return the versions whose predictions are published, newest first; none for the rule."""
+        """Return the versions whose predictions are published, newest first; none for the rule.
+
+        A canary's is left out: the version alongside it scored the other entities, and is measured.
+        """
         from psycopg import sql
 
         # A model that has never scored has no table.
@@ -186,7 +208,8 @@ class MonitoringContext:
         query = sql.SQL(
             """
             select distinct model_version from {}
-            where model_version is not null order by model_version desc
+            where model_version is not null and score_source <> 'canary'
+            order by model_version desc
             """
         ).format(outcomes.predictions_query(self.spec, partition))
         return [version for (version,) in self.conn.execute(query)]

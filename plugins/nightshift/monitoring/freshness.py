@@ -27,7 +27,7 @@ LOOK_BACK_DAYS = 7
 # The check fails rather than wait for a busy warehouse.
 STATEMENT_TIMEOUT_SECONDS = 30
 # Score sources that are not degraded: the champion, or a version that a person named.
-BEST_SOURCES = frozenset({"champion", "named_version"})
+BEST_SOURCES = frozenset({"champion", "named_version", "canary"})
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.contracts.run import RunContext
     from nightshift.monitoring.columns.partition_columns import ColumnResult
-    from nightshift.monitoring.performance import Performance
+    from nightshift.monitoring.performance import CanaryPerformance, Performance
     from nightshift.settings import Settings
 
 # Fields of a verdict that are recorded with a retrain request.
@@ -54,6 +54,7 @@ class Measurement:
         columns: Drift and faults of the columns, and estimates.
         performance: Metrics of the predictions that mature now.
         predicted_by: Version that made these predictions.
+        canary: Metrics of the rows that a canary made, and its version; None without one.
         watched: The watched metric over all matured rows.
         expected: The same metric of that version on its hold-out.
         loss: By how much the champion's advantage over the rule fell short; None if unknown.
@@ -63,6 +64,7 @@ class Measurement:
     columns: ColumnResult
     performance: list[Performance]
     predicted_by: int | None
+    canary: CanaryPerformance | None
     watched: Performance | None
     expected: float | None
     loss: float | None
@@ -160,6 +162,7 @@ def monitor_partition(context: MonitoringContext, *, wants_report: bool) -> Verd
         measurement.columns.estimates,
         measurement.performance,
         measurement.predicted_by,
+        measurement.canary,
     )
     publish_verdict(
         context.conn,
@@ -173,7 +176,7 @@ def monitor_partition(context: MonitoringContext, *, wants_report: bool) -> Verd
 def measure(context: MonitoringContext) -> Measurement:
     """Measure the partition's drift and the performance of the predictions that mature now."""
     columns = context.columns.measure()
-    performance, predicted_by, performance_note = context.measure_matured()
+    performance, predicted_by, performance_note, canary = context.measure_matured()
     watched = _watched_metric(
         performance,
         context.spec.monitoring.metric,
@@ -190,6 +193,7 @@ def measure(context: MonitoringContext) -> Measurement:
         columns=columns,
         performance=performance,
         predicted_by=predicted_by,
+        canary=canary,
         watched=watched,
         expected=expected,
         loss=loss,

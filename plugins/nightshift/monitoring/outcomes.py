@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nightshift.errors import NightshiftError
 from nightshift.monitoring.trigger import loss_lag_days
+from nightshift.registry.canary.record import CANARY
 from nightshift.warehouse.connection import label_queries
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
 from nightshift.warehouse.published import join_published, known_at_condition
@@ -120,6 +121,22 @@ def has_predictions(conn: Connection, spec: ModelSpec) -> bool:
     return bool(table_columns(conn, "predictions", spec.name))
 
 
+def source_left_out(conn: Connection, spec: ModelSpec, partition: Partition) -> str:
+    """Return ``canary`` if a canary made some published predictions, else nothing.
+
+    What is measured of the champion is measured on the rows alongside them.
+    """
+    from psycopg import sql
+
+    if not has_predictions(conn, spec):
+        return ""
+    query = sql.SQL("select exists (select from {} where score_source = {})").format(
+        predictions_query(spec, partition),
+        sql.Literal(CANARY),
+    )
+    return CANARY if conn.execute(query).fetchone() == (True,) else ""
+
+
 def predictions_query(spec: ModelSpec, partition: Partition) -> sql.Composed:
     """Return a sub-query, named ``t``, of the published predictions of a partition."""
     return _published("predictions", spec.name, spec.predictions_dataset, partition)
@@ -152,8 +169,9 @@ def read_outcomes(
 
     Returns:
         One row per labelled entity, sorted by its key: ``score``, ``probability``,
-            ``is_positive``, ``decile``, ``model_version``, ``label``, and the columns of the
-            slices and of the rule from the scored feature rows; None without predictions or labels.
+            ``is_positive``, ``decile``, ``model_version``, ``score_source``, ``label``, and the
+            columns of the slices and of the rule from the scored feature rows; None without
+            predictions or labels.
     """
     from psycopg import sql
 
@@ -170,7 +188,8 @@ def read_outcomes(
         features as (select t.* from {features}),
         predictions as (select t.* from {predictions})
         select predictions.score, predictions.probability, predictions.is_positive,
-            predictions.decile, predictions.model_version, labels.label, {columns}
+            predictions.decile, predictions.model_version, predictions.score_source,
+            labels.label, {columns}
         from predictions
         join features using (partition_date, {key})
         join labels using ({key})

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from nightshift.contracts.metrics import METRICS, Task
 from nightshift.models.calibration import EDGE
 from nightshift.models.predictions import Predictions
 from nightshift.models.signature import numbers
 from nightshift.monitoring.estimation import DECILE
+from nightshift.registry.canary.record import CANARY
 from nightshift.training.evaluation import MetricValue, evidence, rule_predictions
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _SAMPLE = "published"
 ALL_ROWS = "all"
+SCORE_SOURCE = "score_source"
+"""Slice of a canary's rows; all other slices are of the rows alongside them."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,38 @@ class Performance:
     value: float | None
     baseline_value: float | None
     n_labels: int
+
+
+class CanaryPerformance(NamedTuple):
+    """Metrics of the rows of a canary, and its version."""
+
+    performance: list[Performance]
+    version: int
+
+
+def split_canary(spec: ModelSpec, rows: pa.Table) -> tuple[pa.Table, CanaryPerformance | None]:
+    """Return the rows of everybody but a canary, and the performance of a canary; None without one.
+
+    The rows are a random part of the entities, so metrics of both parts can be compared.
+
+    Args:
+        spec: Task, slices and rule.
+        rows: As ``outcomes.read_outcomes`` returns them.
+    """
+    import pyarrow.compute as pc
+
+    is_canary = pc.equal(rows.column(SCORE_SOURCE), CANARY)
+    own = rows.filter(is_canary)
+    if not own.num_rows:
+        return rows, None
+    # Slices of a share are too small to say anything.
+    of_all = [
+        replace(part, slice_name=SCORE_SOURCE, slice_value=CANARY)
+        for part in measure_performance(spec, own)
+        if part.slice_name == ALL_ROWS
+    ]
+    version: int = own.column("model_version")[0].as_py()
+    return rows.filter(pc.invert(is_canary)), CanaryPerformance(of_all, version)
 
 
 def measure_performance(spec: ModelSpec, rows: pa.Table) -> list[Performance]:

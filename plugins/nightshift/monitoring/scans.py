@@ -6,7 +6,7 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from nightshift.contracts.metrics import Task
@@ -64,21 +64,24 @@ class PartitionScans:
     run: RunContext
     _scans: dict[LoadTable, Scan] = field(default_factory=dict)
 
-    def scan(self, dataset: str, types: Mapping[str, str]) -> Scan:
+    def scan(self, dataset: str, types: Mapping[str, str], left_out: str = "") -> Scan:
         """Scan a dataset's published load; its profile is empty without rows.
 
         Args:
             dataset: Name in the ledger.
             types: PostgreSQL's type as which a column is read, where it is not its own.
+            left_out: Value of ``score_source`` whose rows are not read.
 
         Raises:
             ProfileError: The partition is not published.
         """
-        load = LoadTable.published(
+        published = LoadTable.published(
             self.conn,
             dataset,
             self.day,
         )
+        # The kept profile is that of all rows: it is another scan.
+        load = replace(published, left_out=left_out)
         if load not in self._scans:
             self._scans[load] = scan_with_order(
                 self.settings,
@@ -228,7 +231,11 @@ def _profile_once(
 
 
 def without_night_level(
-    conn: Connection, spec: ModelSpec, partition: Partition, scores: Mapping[str, ColumnSummary]
+    conn: Connection,
+    spec: ModelSpec,
+    partition: Partition,
+    version: int,
+    scores: Mapping[str, ColumnSummary],
 ) -> dict[str, ColumnSummary]:
     """Return the summaries of published scores as the version alone would have given them.
 
@@ -237,5 +244,5 @@ def without_night_level(
     # The score of a binary model is not moved.
     if spec.task is Task.BINARY:
         return dict(scores)
-    shift = published_shift(conn, spec, partition)
+    shift = published_shift(conn, spec, partition, version)
     return {name: summary.moved(-shift) for name, summary in scores.items()}

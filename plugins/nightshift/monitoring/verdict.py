@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nightshift.monitoring.columns.faults import PublishedFault
     from nightshift.monitoring.estimation import Estimate
     from nightshift.monitoring.outcomes import Maturity
-    from nightshift.monitoring.performance import Performance
+    from nightshift.monitoring.performance import CanaryPerformance, Performance
     from nightshift.monitoring.trigger import Cause, Status
     from nightshift.warehouse.connection import Connection
 
@@ -181,6 +181,7 @@ class VerdictRows(NamedTuple):
         estimates: Rows of ``monitoring.estimates``.
         performance: Rows of ``monitoring.performance``.
         predicted_by: Version that made the matured predictions.
+        canary: Rows of ``monitoring.performance`` of a canary, and its version; None without one.
     """
 
     drifts: Sequence[Drift]
@@ -188,6 +189,7 @@ class VerdictRows(NamedTuple):
     estimates: Sequence[Estimate]
     performance: Sequence[Performance]
     predicted_by: int | None
+    canary: CanaryPerformance | None = None
 
 
 def publish_verdict(
@@ -226,6 +228,9 @@ def publish_verdict(
         _insert(conn, "column_faults", [asdict(fault) | drift_key for fault in rows.faults])
         _insert(conn, "estimates", [asdict(estimate) | drift_key for estimate in rows.estimates])
         measured = [asdict(part) | performance_key for part in rows.performance]
+        if rows.canary:
+            canary_key = performance_key | {"model_version": rows.canary.version}
+            measured += [asdict(part) | canary_key for part in rows.canary.performance]
         _insert(conn, "performance", measured)
     audit(conn, write)
     publish(conn, write)

@@ -117,15 +117,15 @@ def record_stream_nights(model: str, partition_key: str) -> list[str]:
 
 @task(task_id="decide")
 def decide_on_streams(model: str, partition_key: str) -> dict[str, Any]:
-    """Decide about the challengers whose stream has proved something; skip where nothing is due."""
-    from nightshift.registry.streams.nightly_decision import decide_on_evidence
+    """Decide about challengers that have proved something and about a canary; skip without one."""
+    from nightshift.registry.streams.nightly_decision import decide_night
 
     with task_scope(partition_key) as scope:
         spec = scope.spec(model)
-        decision = decide_on_evidence(scope.settings, spec, scope.partition, scope.run)
-        if decision is None:
-            raise AirflowSkipException("No stream has proved anything, and no old champion is due.")
-        return _read_back(scope, decision)
+        decisions = decide_night(scope.settings, spec, scope.partition, scope.run)
+        if not decisions:
+            raise AirflowSkipException("No stream has proved anything, and nothing else is due.")
+        return {"decisions": [_read_back(scope, decision) for decision in decisions]}
 
 
 @task.short_circuit(task_id="is_due")

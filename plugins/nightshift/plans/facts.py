@@ -165,9 +165,15 @@ def _champions(conn: Connection, span: Span) -> Fact:
     rows = conn.execute(
         """
         select model || ' record ' || promotion_id, 'version ' || version from ml.succession
-        where model = any(%s)
+        where model = any(%(models)s)
+        union all
+        -- Who gets a share alongside them, from when until when.
+        select
+            model || ' record ' || promotion_id,
+            'canary ' || version || ' until ' || coalesce(last_partition::text, 'it is returned')
+        from ml.canaries where model = any(%(models)s)
         """,
-        [list(span.models)],
+        {"models": list(span.models)},
     )
     return dict(rows.fetchall())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, LiteralString
 
+from nightshift.registry.canary.record import CANARY
+
 if TYPE_CHECKING:
     from psycopg import sql
 
@@ -40,15 +42,18 @@ def read_model(conn: Connection, spec: ModelSpec, prediction: Prediction) -> Fac
     model = first_record(conn, query, version)
     if model is None:
         return None
-    # A rollback promotes a version once more: the first promotion is the one that let it in.
+    # A rollback promotes a version once more: the first promotion is the one that let it in. What
+    # let the rows of a canary in is the decision that gave it its share.
     query = """
         select promotion_id, at, verdict, effective_partition, actor, run_id, evidence_key,
             evidence_sha256
         from ml.promotions
-        where model = %s and version = %s and verdict not in ('refused', 'shadowed')
+        where model = %s and version = %s and (verdict = 'canary') = %s
+            and verdict not in ('refused', 'shadowed', 'returned')
         order by promotion_id limit 1
     """
-    return {**model, "promotion": first_record(conn, query, version)}
+    is_canary = prediction.score_source == CANARY
+    return {**model, "promotion": first_record(conn, query, [*version, is_canary])}
 
 
 def read_training_set(conn: Connection, spec: ModelSpec, prediction: Prediction) -> Facts | None:

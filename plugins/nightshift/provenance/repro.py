@@ -117,7 +117,8 @@ def replay_predictions(
         for prediction, row in zip(predictions, rows, strict=True):
             if prediction.version == version and row in rebuilt:
                 batch.append((row, prediction.load_id))
-                levels.append(shifts.get((prediction.load_id, prediction.day), 0.0))
+                level = (prediction.load_id, prediction.day, version)
+                levels.append(shifts.get(level, 0.0))
         scored = _score(settings, spec, model, [rebuilt[row] for row, _ in batch], levels)
         for (row, load_id), score in zip(batch, scored, strict=True):
             scores[load_id, row] = score

@@ -62,6 +62,7 @@ class LoadTable:
         schema, table: Where its rows are.
         load_id: Which load.
         day: Which partition.
+        left_out: Value of ``score_source`` whose rows are not read; empty reads all.
     """
 
     dataset: str
@@ -69,6 +70,7 @@ class LoadTable:
     table: str
     load_id: int
     day: dt.date
+    left_out: str = ""
 
     @classmethod
     def published(cls, conn: Connection, dataset: str, day: dt.date) -> LoadTable:
@@ -319,13 +321,15 @@ def _query(conn: Connection, load: LoadTable, types: Mapping[str, str]) -> sql.C
             expected="numbers, times or texts",
             todo="Nothing.",
         )
-    query = sql.SQL("select {} from {} where load_id = {} and partition_date = {}")
-    return query.format(
+    query = sql.SQL("select {} from {} where load_id = {} and partition_date = {}").format(
         sql.SQL(", ").join(cells),
         table,
         sql.Literal(load.load_id),
         sql.Literal(load.day),
     )
+    if load.left_out:
+        query += sql.SQL(" and score_source <> {}").format(sql.Literal(load.left_out))
+    return query
 
 
 def _cell(name: str, type_code: int, read_as: str) -> sql.Composed:

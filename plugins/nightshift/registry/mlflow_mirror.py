@@ -105,7 +105,8 @@ def mirror_aliases(settings: Settings, conn: Connection, model: str) -> str | No
             order by effective_partition desc, promotion_id desc limit 1)
             union all
             (select 'challenger', version from ml.promotions
-            where model = %(model)s and verdict <> 'rolled_back'
+            where model = %(model)s
+                and verdict not in ('rolled_back', 'canary', 'returned')
             order by promotion_id desc limit 1)
         )
         select alias, mlflow_version

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
+OTHER_VERDICTS = ("rolled_back", "canary", "returned")
+"""Verdicts that are no decision of the gate about a challenger."""
+
+
 class PromotionRaceError(NightshiftError):
     """The champion changed between comparison and decision."""
 
@@ -241,8 +245,8 @@ def find_decision(conn: Connection, model: str, version: int) -> Decision | None
     query = """
         select promotion_id, model, version, verdict, champion_version, effective_partition,
             reasons, numbers
-        from ml.promotions where model = %s and version = %s and verdict <> 'rolled_back'
+        from ml.promotions where model = %s and version = %s and verdict <> all(%s)
         order by verdict = 'shadowed' limit 1
     """
     with conn.cursor(row_factory=class_row(Decision)) as cursor:
-        return cursor.execute(query, [model, version]).fetchone()
+        return cursor.execute(query, [model, version, list(OTHER_VERDICTS)]).fetchone()

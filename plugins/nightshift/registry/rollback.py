@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 
-NOT_SERVING = {"refused", "shadowed"}
+NOT_SERVING = {"refused", "shadowed", "canary", "returned"}
 """Verdicts by which no version becomes champion."""
 
 

@@ -106,7 +106,8 @@ def publish_by_deadline(
         reason = "an earlier attempt of the rescue did not come back from scoring"
     else:
         try:
-            (load,) = score(settings, spec, PartitionRange.single(partition), run)
+            partitions = PartitionRange.single(partition)
+            (load,) = score(settings, spec, partitions, run, may_try_canary=False)
             return DeadlineResult("scored", load.load_id, load.n_rows)
         except (StaleTokenError, WarehouseError):
             # A newer attempt publishes, or nothing can be published at all.

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
-FINAL_STEPS: tuple[ScoreSource, ...] = ("champion", "named_version")
-"""Steps that are never improved: the best one, and the one that a person requested."""
+FINAL_STEPS: tuple[ScoreSource, ...] = ("champion", "named_version", "canary")
+"""Steps that are never improved: the best one, the one that a person requested, and the canary
+alongside the best one.
+"""
 LATE_WINDOW = dt.timedelta(hours=3)
 """How long a partition is checked that was published near or after its deadline.
 

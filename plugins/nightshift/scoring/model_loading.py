@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Models = Mapping[int, "TrainedModel"]
+"""Loaded models by version."""
 LOADING_SECONDS = 240
 """How long loading a model is retried on a busy machine before the next step takes over."""
 

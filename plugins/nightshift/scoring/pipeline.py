@@ -45,11 +45,14 @@ def score(
     partitions: PartitionRange,
     run: RunContext,
     named: PinnedVersion | None = None,
+    *,
+    may_try_canary: bool = True,
 ) -> list[partition_write.PublishedLoad]:
     """Plan, score and publish partitions in one process.
 
     A named version scores whichever version is champion, is named in every row, stays when the
-    partition is rerun, and has no fallback.
+    partition is rerun, and has no fallback. Without ``may_try_canary``, the champion scores every
+    row of a partition that is not published: there is no time to try anything.
 
     Raises:
         FeaturesMissingError: The feature view is not published for a partition.
@@ -57,7 +60,9 @@ def score(
         ChampionBrokenError: The named version cannot score.
         NightshiftError: As ``publish``.
     """
-    plan = begin(settings, spec, partitions, run, named=named)
+    with connect(settings, run.application_name) as conn:
+        chooser = VersionChooser(settings, spec, conn, named=named, may_try_canary=may_try_canary)
+        plan = plan_scoring(chooser, partitions, run)
     score_shards(settings, spec, plan, run)
     return publish(settings, spec, plan, run, may_fall_back=named is None)
 
@@ -181,9 +186,10 @@ def publish(
 
 def _refused_versions(plan: ScorePlan, code: str) -> dict[int, str]:
     """Return the versions whose scores a gate refused, with the reason."""
+    # A suite does not tell whose rows it refused. What is being tried out gives way first.
     return {
         version: f"the scores of version {version} failed their gate ({code})"
-        for version in plan.days_by_version
+        for version in plan.canary_versions or plan.days_by_version
     }
 
 

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import consecutive_ranges
 from nightshift.errors import NightshiftError
 from nightshift.failpoints import Failpoint, hit
-from nightshift.scoring.level.chosen_levels import keep_levels, with_levels
-from nightshift.scoring.plan import MODEL_STEPS, DayPlan, ScorePlan, inputs_of, is_downgrade
+from nightshift.scoring.level.chosen_levels import keep_levels, with_levels_and_canaries
+from nightshift.scoring.plan import (
+    FALLBACK_CHAIN,
+    MODEL_STEPS,
+    DayPlan,
+    ScorePlan,
+    inputs_of,
+    is_downgrade,
+)
 from nightshift.scoring.prediction_tables import (
     ensure_prediction_relations,
     has_damaged_rows,
@@ -64,12 +71,12 @@ def plan_scoring(chooser: VersionChooser, partitions: PartitionRange, run: RunCo
 def choose_versions(
     chooser: VersionChooser, partitions: PartitionRange, run: RunContext
 ) -> list[VersionChoice]:
-    """Return the chooser's choices with the level of each, before a write.
+    """Return the chooser's choices with the level and the canary of each, before a write.
 
     The model's relations exist from then on.
     """
     ensure_prediction_relations(chooser.conn, chooser.spec)
-    return with_levels(chooser, chooser.choose_all(partitions), run)
+    return with_levels_and_canaries(chooser, chooser.choose_all(partitions), run)
 
 
 def _refuse_downgrade(conn: Connection, spec: ModelSpec, choices: Sequence[VersionChoice]) -> None:
@@ -83,7 +90,8 @@ def _refuse_downgrade(conn: Connection, spec: ModelSpec, choices: Sequence[Versi
         published=join_published(spec.predictions_dataset, "t"),
     )
     days = [choice.day for choice in choices]
-    rows = conn.execute(query, [days, list(MODEL_STEPS)]).fetchall()
+    steps = [step for step in MODEL_STEPS if step in FALLBACK_CHAIN]
+    rows = conn.execute(query, [days, steps]).fetchall()
     published: dict[dt.date, ScoreSource] = dict(rows)
     downgraded = [
         choice
@@ -91,6 +99,7 @@ def _refuse_downgrade(conn: Connection, spec: ModelSpec, choices: Sequence[Versi
         if choice.day in published and is_downgrade(choice.source, published[choice.day])
     ]
     if not downgraded:
+        _refuse_lost_canary(spec, choices)
         return
     first = downgraded[0]
     raise DowngradeError(
@@ -99,6 +108,22 @@ def _refuse_downgrade(conn: Connection, spec: ModelSpec, choices: Sequence[Versi
         got=f"only {first.source} can score now",
         todo="The published rows stand. Repair or roll back the model, then clear the task.",
     )
+
+
+def _refuse_lost_canary(spec: ModelSpec, choices: Sequence[VersionChoice]) -> None:
+    """Keep the published rows of a canary that cannot repeat them now.
+
+    Over corrected features the champion takes its share: what is published is wrong then.
+    """
+    for choice in choices:
+        canary = choice.canary
+        if canary and canary.is_pinned and canary.problem:
+            raise DowngradeError(
+                f"The canary's rows of {choice.day} of {spec.name} cannot be repeated.",
+                expected=f"version {canary.canary.version} on its share, as published",
+                got=canary.problem,
+                todo="The published rows stand. Repair the version's files, then clear the task.",
+            )
 
 
 def begin_plan(
@@ -140,6 +165,7 @@ def _plan_day(choice: VersionChoice, past: tuple[PastScores, ...]) -> DayPlan:
         score_source_reason=choice.reason,
         past=past,
         level_shift=choice.level.level.shift if choice.level else 0.0,
+        canary=choice.canary.plan_for(choice.features) if choice.canary else None,
     )
 
 

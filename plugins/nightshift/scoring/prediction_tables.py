@@ -112,7 +112,7 @@ create table {predictions} (
     model_version integer,
     features_as_of timestamptz not null,
     score_source text not null check (score_source in (
-        'champion', 'named_version', 'previous_champion', 'carried_over', 'fallback_rule'
+        'champion', 'named_version', 'previous_champion', 'carried_over', 'fallback_rule', 'canary'
     )),
     score_source_reason text,
     run_id text not null,

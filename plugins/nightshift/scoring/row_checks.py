@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import AuditError, LoadStateError
 from nightshift.scoring.feature_rows import refuse_damaged_features
+from nightshift.scoring.plan import version_of_row
 from nightshift.scoring.prediction_tables import SCHEMA, model_query
 from nightshift.scoring.without_model.last_score import spine_relation
 from nightshift.warehouse import partition_write
@@ -137,9 +138,13 @@ def _find_problems(
         # hash join takes a second.
         conn.execute("set local enable_nestloop = off")
         # One scan of each side shows that they agree. Only a difference pays for the join.
-        if conn.execute(model_query(spec, _AGREE, features=spine), values).fetchone() == (True,):
+        version = version_of_row(spec, plan, "t")
+        agree = model_query(spec, _AGREE, features=spine, version=version)
+        if conn.execute(agree, values).fetchone() == (True,):
             return []
-        cursor = conn.execute(model_query(spec, _COMPARE, features=spine), values)
+        version = version_of_row(spec, plan, "p")
+        compare = model_query(spec, _COMPARE, features=spine, version=version)
+        cursor = conn.execute(compare, values)
         _, *checks = [column.name.replace("_", " ") for column in cursor.description or []]
         rows = cursor.fetchall()
     problems = []
@@ -171,7 +176,7 @@ with days as not materialized (
             and decile between 1 and 10
             and (probability between 0 and 1 or (probability is null and not {is_binary}))
             and (score_source = 'champion' or score_source_reason is not null)
-            and model_version is not distinct from version) as n_good
+            and model_version is not distinct from {version}) as n_good
     from {predictions} t left join days using (partition_date)
     where t.load_id = %(load_id)s and t.partition_date between %(first)s and %(last)s
     group by 1
@@ -207,7 +212,7 @@ select coalesce(f.partition_date, p.partition_date),
     count(*) filter (where p.{key} is not null and (p.decile between 1 and 10) is not true)
         as deciles_outside_of_1_to_10,
     count(*) filter (
-        where p.model_version is distinct from f.version
+        where p.model_version is distinct from {version}
             and p.{key} is not null and f.{key} is not null
     ) as predictions_of_another_model,
     count(*) filter (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.prefetch import Prefetcher
+from nightshift.scoring.canary.rows import days_by_canary, open_canary
 from nightshift.scoring.feature_rows import in_key_order, shard_query
-from nightshift.scoring.model_loading import blame_model, load_scorer, load_version
+from nightshift.scoring.model_loading import Models, blame_model, load_scorer, load_version
 from nightshift.scoring.plan import level_shifts
 from nightshift.scoring.prediction_tables import SCHEMA, has_causes, model_query
 from nightshift.scoring.without_model.rows import stage_without_model
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.run import RunContext
-    from nightshift.models.trained_model import TrainedModel
+    from nightshift.scoring.canary.rows import CanaryRows
     from nightshift.scoring.plan import DayPlan, ScorePlan
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
@@ -77,7 +78,7 @@ def stage_shard(conn: Connection, job: ShardJob) -> None:
         )
 
 
-def load_models(conn: Connection, job: ShardJob) -> dict[int, TrainedModel]:
+def load_models(conn: Connection, job: ShardJob) -> Models:
     """Return the models of the plan by version.
 
     Raises:
@@ -128,25 +129,37 @@ def _clear_rows(transaction: Transaction, job: ShardJob, days: Sequence[DayPlan]
     return True
 
 
-def _scored_batches(job: ShardJob, models: Mapping[int, TrainedModel]) -> Iterator[pa.Table]:
+def _scored_batches(job: ShardJob, models: Models) -> Iterator[pa.Table]:
     """Yield the finished rows of the shard, batch by batch."""
     for version, days in job.plan.days_by_version.items():
         model = models[version]
         with blame_model(version, job.run):
             scorer = load_scorer(job.spec, model)
-        query = shard_query(job.spec, job.plan, days, job.shard, model.signature.names)
-        stream = stream_arrow(job.settings, query, job.run.application_name)
-        with Prefetcher(stream) as feature_batches:
-            for batch in feature_batches:
-                rows = in_key_order(job.spec, batch)
-                # Only what the model does is its fault: the stream and the writer are outside.
-                with blame_model(version, job.run):
-                    scored = scorer.score(rows, level_shifts(days, rows))
-                yield _prediction_rows(job, version, days, rows, scored)
+        for of_canary in days_by_canary(days):
+            canary = open_canary(job.settings, job.spec, of_canary, job.run)
+            names = model.signature.names + (canary.names_beside(model) if canary else [])
+            query = shard_query(job.spec, job.plan, of_canary, job.shard, names)
+            stream = stream_arrow(job.settings, query, job.run.application_name)
+            with Prefetcher(stream) as feature_batches:
+                for batch in feature_batches:
+                    rows = in_key_order(job.spec, batch)
+                    if canary:
+                        rows, its_rows = canary.split(rows)
+                        yield from _canary_rows(job, canary, its_rows)
+                    # Only what the model does is its fault: the stream and the writer are outside.
+                    with blame_model(version, job.run):
+                        scored = scorer.score(rows, level_shifts(of_canary, rows))
+                    yield _prediction_rows(job, of_canary, rows, scored)
+
+
+def _canary_rows(job: ShardJob, canary: CanaryRows, rows: pa.RecordBatch) -> Iterator[pa.Table]:
+    """Yield the finished rows of a batch that a canary scores; nothing for none."""
+    if rows.num_rows:
+        yield _prediction_rows(job, canary.steps, rows, canary.score(rows))
 
 
 def _prediction_rows(
-    job: ShardJob, version: int, days: Sequence[DayPlan], rows: pa.RecordBatch, scored: pa.Table
+    job: ShardJob, days: Sequence[DayPlan], rows: pa.RecordBatch, scored: pa.Table
 ) -> pa.Table:
     """Return the columns of the predictions table, shape (n, 15), with causes (n, 16)."""
     import pyarrow as pa
@@ -168,10 +181,11 @@ def _prediction_rows(
         "score_source": sources.take(day_index),
         "score_source_reason": reasons.take(day_index),
     }
-    constants: dict[str, int | str] = {
+    constants: dict[str, int | str | None] = {
         "load_id": job.plan.load_id,
         "shard": job.shard,
-        "model_version": version,
+        # One version scores all days of a batch.
+        "model_version": days[0].model_version,
         "run_id": job.run.run_id,
     }
     for name, value in constants.items():

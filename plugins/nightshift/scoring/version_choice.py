@@ -40,6 +40,7 @@ class _Candidate:
     version: int
     source: ScoreSource
     reason: str | None = None
+    is_published: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class VersionChooser:
         only: The one candidate, as the champion that it is about to become; None takes the promoted
             versions.
         named: The one candidate, whichever is champion; every row names it.
+        may_try_canary: Whether a partition that is not published may get a canary.
     """
 
     settings: Settings
@@ -65,6 +67,7 @@ class VersionChooser:
     broken: Mapping[int, str] = field(default_factory=dict)
     only: int | None = None
     named: PinnedVersion | None = None
+    may_try_canary: bool = True
     _trials: dict[int, _Trial] = field(default_factory=dict)
 
     def choose_all(self, partitions: PartitionRange) -> list[VersionChoice]:
@@ -126,6 +129,7 @@ class VersionChooser:
                     trial.tried.version.digest,
                     candidate.source,
                     reason="; ".join(objections) or candidate.reason,
+                    is_published=candidate.is_published,
                 )
             objections.append(trial.objection)
         reason = "; ".join(objections) or NO_CHAMPION
@@ -147,7 +151,8 @@ class VersionChooser:
             promoted = list(dict.fromkeys([published.version, *promoted]))[:N_CANDIDATES]
         candidates = [_Candidate(version, "previous_champion") for version in promoted]
         if promoted:
-            candidates[0] = _Candidate(promoted[0], "champion")
+            is_published = published is not None and published.source == "champion"
+            candidates[0] = _Candidate(promoted[0], "champion", is_published=is_published)
         if published and published.source == "named_version":
             candidates.insert(0, published)
         return candidates
@@ -162,18 +167,28 @@ class VersionChooser:
 
     def _published_candidate(self, partition: Partition) -> _Candidate | None:
         """Return the version that is published as the partition's champion or named version."""
-        # One version made all rows of the partition: any row tells which.
+        # One version made all rows of the partition, but those of a canary: any row tells which.
         query = model_query(
             self.spec,
             """
             select t.model_version, t.score_source, t.score_source_reason
             from {predictions} t {published}
-            where t.partition_date = %s and t.score_source in ('champion', 'named_version')
+            where t.partition_date = %s
+                and t.score_source in ('champion', 'named_version', 'canary')
             limit 1
             """,
             published=join_published(self.spec.predictions_dataset, "t"),
         )
         row = self.conn.execute(query, [partition.day]).fetchone()
+        if row and row[1] == "canary":
+            # Its load names the champion alongside it.
+            row = self.conn.execute(
+                """
+                select champion_version, 'champion' from ops.canary_nights
+                where model = %s and partition_date = %s
+                """,
+                [self.spec.name, partition.day],
+            ).fetchone()
         return _Candidate(*row) if row else None
 
     def _trial(self, version: int, features: LoadRecord) -> _Trial:

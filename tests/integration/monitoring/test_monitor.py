@@ -235,6 +235,43 @@ def test_performance_is_measured_two_nights_later_beside_the_rule(world) -> None
     assert [len(slices), sum(row[1] for row in slices)] == [3, 114]
 
 
+def test_rows_of_a_canary_are_a_slice_and_nothing_else_is_measured_on_them(world) -> None:
+    for key in ("2020-02-02", "2020-02-03", "2020-02-04"):
+        world.add_night(key)
+        world.score_night(key)
+    before = world.measure("2020-02-04")
+    # A challenger that is sure of everything, on every tenth parcel.
+    world.conn.execute(
+        "update predictions.parcel_late set score_source = 'canary', model_version = 2,"
+        " probability = 0.999, score = 0.999, score_source_reason = 'version 2'"
+        " where parcel_id like '%5'"
+    )
+    world.conn.execute("update ops.loads set content_hash = content_hash || ' with a canary'")
+    verdict = world.measure("2020-02-04")
+    assert (verdict.model_version, verdict.performance_status) == (1, "ok")
+    assert verdict.score_drift_status == before.score_drift_status
+    measured = world.conn.execute(
+        "select slice_name, slice_value, n_labels, model_version, value"
+        " from monitoring.performance_published"
+        " where metric = 'log_loss' and slice_name in ('all', 'score_source') order by 1"
+    ).fetchall()
+    assert [row[:4] for row in measured] == [
+        ("all", "", 102, 1),
+        ("score_source", "canary", 12, 2),
+    ]
+    assert measured[0][4] == pytest.approx(before.metric_value, abs=0.1)
+    assert measured[1][4] > 2
+    estimate = world.conn.execute(
+        "select estimate from monitoring.estimates_published"
+        " where partition_date = '2020-02-04' and metric = 'positive_rate' and span = 'night'"
+    ).fetchone()
+    [mean] = world.conn.execute(
+        "select avg(probability) from predictions.parcel_late"
+        " where partition_date = '2020-02-04' and score_source = 'champion'"
+    ).fetchone()
+    assert estimate[0] == pytest.approx(mean, abs=0.01)
+
+
 @pytest.mark.mlts("mon-7")
 def test_decision_opens_when_outcomes_turn_against_the_champion(world) -> None:
     for day in range(2, 6):

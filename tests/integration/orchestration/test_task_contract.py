@@ -117,7 +117,7 @@ LIES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     ),
     "decide_on_streams": (
         (MODEL,),
-        {"nightshift.registry.streams.nightly_decision.decide_on_evidence": DECIDED},
+        {"nightshift.registry.streams.nightly_decision.decide_night": [DECIDED]},
     ),
 }
 """By task: its arguments, and stages that only claim to have done their work, with their

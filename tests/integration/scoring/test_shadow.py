@@ -131,9 +131,9 @@ def test_nothing_is_visible_when_it_is_killed_before_the_audit_and_the_rerun_is_
 def test_incomplete_scores_are_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse = shadow_tables.refuse_incomplete
 
-    def lose_rows(conn: Connection, spec, write, streams, n_rows: int) -> None:
+    def lose_rows(conn: Connection, spec, write, shares, features) -> None:
         conn.execute("delete from shadow.parcel_late where parcel_id like '%-7'")
-        refuse(conn, spec, write, streams, n_rows)
+        refuse(conn, spec, write, shares, features)
 
     monkeypatch.setattr(shadow_scores, "refuse_incomplete", lose_rows)
     with pytest.raises(IncompleteShadowError, match="trained: 49 of 50 rows"):

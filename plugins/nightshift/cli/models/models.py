@@ -18,6 +18,8 @@ DECISIONS = {
     "refreshed": "refreshed in place of",
     "shadowed": "in the shadow of",
     "refused": "refused against",
+    "canary": "canary alongside",
+    "returned": "returned alongside",
     "rolled_back": "restored in place of",
 }
 HEADERS = ("from partition", "version", "decision", "decided at", "by", "why")

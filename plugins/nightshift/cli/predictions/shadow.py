@@ -47,17 +47,17 @@ def shadow_partition(
     run: RunContext,
 ) -> str:
     """Do what the night's DAG ``shadow__<model>`` does, and say in one line what came of it."""
-    from nightshift.registry.streams.nightly_decision import decide_on_evidence
+    from nightshift.registry.streams.nightly_decision import decide_night
     from nightshift.registry.streams.nights import record_nights
     from nightshift.scoring.shadow.shadow_scores import score_shadows
 
     published = score_shadows(settings, spec, partition, run)
     recorded = record_nights(settings, spec, partition, run)
-    decision = decide_on_evidence(settings, spec, partition, run)
+    decisions = decide_night(settings, spec, partition, run)
 
     n_rows = published.n_rows if published else 0
     line = f"{partition}: {n_rows:,} shadow scores, {len(recorded)} night(s) recorded"
-    if decision is None:
-        return line
-    reasons = "; ".join(decision.reasons)
-    return f"{line}; version {decision.version}, {decision.verdict}: {reasons}"
+    for decision in decisions:
+        reasons = "; ".join(decision.reasons)
+        line += f"; version {decision.version}, {decision.verdict}: {reasons}"
+    return line

@@ -143,6 +143,9 @@ def _print_status(services: Services, overview: Overview | None, problem: str) -
         _print_incidents(overview)
         headers = ("model", "health", "published", "since", "scored by", "champion", "quality")
         print_table(headers, map(_model_row, overview.models))
+        for model in overview.models:
+            if model.canary:
+                typer.echo(f"canary of {model.model}: {model.canary}")
         typer.echo()
         _print_list("Runs now", overview.running, "nothing")
         _print_list("Waits", overview.waiting, "nothing")

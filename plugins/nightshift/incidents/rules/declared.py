@@ -38,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     Rule("open requests", "model", models.open_requests, EVERY_TEN_MINUTES),
     Rule("old champion", "model", models.old_champions, EVERY_TEN_MINUTES),
     Rule("refused challengers", "model", models.refused_challengers, EVERY_TEN_MINUTES),
+    Rule("returned canary", "model", models.returned_canaries, EVERY_TEN_MINUTES),
     Rule("blocked evidence", "drift", models.blocked_evidence, EVERY_TEN_MINUTES),
     Rule("mirror behind", "model", models.mirror_behind, EVERY_TEN_MINUTES),
     Rule("wrong files", "files", services.wrong_files),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nightshift.incidents.facts import Fact
+from nightshift.registry.canary.decision import AGAINST_CANARY
 
 if TYPE_CHECKING:
     from nightshift.incidents.context import EvaluationContext
@@ -16,6 +17,8 @@ REQUEST_PATIENCE = dt.timedelta(days=1)
 MIRROR_PATIENCE = dt.timedelta(days=1)
 # Refused in a row while the champion loses: the data has changed, and retraining does not help.
 MAX_REFUSALS = 3
+# Nights after a return: by then a person has seen it, and the next canary may be open.
+RETURN_IS_NEWS_DAYS = 7
 
 
 def open_requests(context: EvaluationContext) -> Iterator[Fact]:
@@ -92,7 +95,8 @@ def refused_challengers(context: EvaluationContext) -> Iterator[Fact]:
         from ml.promotions p
         where p.verdict = 'refused' and p.promotion_id > coalesce((
             select max(last.promotion_id) from ml.promotions last
-            where last.model = p.model and last.verdict <> 'refused'), 0)
+            where last.model = p.model
+                and last.verdict not in ('refused', 'canary', 'returned')), 0)
             and 'breached' = (
                 select v.performance_status from monitoring.verdicts_published v
                 where v.model = p.model order by v.partition_date desc limit 1)
@@ -115,6 +119,48 @@ def refused_challengers(context: EvaluationContext) -> Iterator[Fact]:
             owner=context.owner_of(model),
             models=(model,),
             size=n_refused,
+        )
+
+
+def returned_canaries(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the models whose newest canary was returned lately because something spoke against it.
+
+    A canary that only ran out of nights, or lost its champion, is no news for anybody.
+    """
+    rows = context.conn.execute(
+        """
+        select distinct on (c.model) c.model, c.version, c.champion_version, c.share,
+            c.first_partition, c.last_partition, c.ended_because, p.newest
+        from ml.canaries c
+        cross join lateral (
+            select max(partition_date) as newest from ops.published
+            where dataset = 'predictions/' || c.model
+        ) p
+        where c.ended_by is null or c.ended_by = 'returned'
+        order by c.model, c.promotion_id desc
+        """
+    )
+    for model, version, champion, share, first, last, reasons, newest in rows:
+        if last is None or newest is None or (newest - last).days > RETURN_IS_NEWS_DAYS:
+            continue
+        reason = next((reason for reason in reasons if reason.startswith(AGAINST_CANARY)), None)
+        if reason is None:
+            continue
+        yield Fact(
+            code="NS-INCIDENT-010",
+            severity="info",
+            health="caution",
+            subject_type="model",
+            subject=model,
+            key=f"{model} version {version}",
+            what=f"Version {version} of {model} scored {100 * share:.6g} % of the entities from"
+            f" {first} to {last} and was returned: {reason}",
+            consequence=f"Version {champion} scores every entity again; nobody needs to act.",
+            command=f"nightshift models {model}",
+            partitions=(last,),
+            owner=context.owner_of(model),
+            models=(model,),
+            facts={"version": version, "champion": champion, "share": share},
         )
 
 

@@ -66,6 +66,7 @@ class PartitionColumns:
         scans: The scans of the published rows.
         champion: The measured version; None before the first.
         is_scored: Whether a model's predictions of the partition are published.
+        left_out: Source of the scores that say nothing of the champion's; empty for none.
     """
 
     settings: Settings
@@ -76,6 +77,7 @@ class PartitionColumns:
     scans: PartitionScans
     champion: Champion | None
     is_scored: bool
+    left_out: str = ""
 
     @cached_property
     def reader(self) -> ReferenceReader:
@@ -224,13 +226,16 @@ class PartitionColumns:
         if not self.is_scored:
             return {}
         profile = self._published_scores.summaries({SCORE})
-        return without_night_level(self.conn, self.spec, self.partition, profile)
+        if self.champion is None:
+            return profile
+        version = self.champion.version.version
+        return without_night_level(self.conn, self.spec, self.partition, version, profile)
 
     @cached_property
     def _published_scores(self) -> Scan:
         # The score is a number whatever the task; the other columns keep their own types.
         types = {SCORE: "float8"}
-        return self.scans.scan(self.spec.predictions_dataset, types)
+        return self.scans.scan(self.spec.predictions_dataset, types, self.left_out)
 
     @cached_property
     def estimation_history(self) -> EstimationHistory:

@@ -66,6 +66,12 @@ _REFUSED = """
 select version, partition_date from ml.decisions
 where model = %(model)s and verdict = 'refused' order by partition_date
 """
+_CANARY = """
+select c.version, c.champion_version, c.share, c.first_partition, c.last_partition, c.ended_by,
+    c.ended_because
+from ml.canaries c
+where c.model = %(model)s order by c.promotion_id desc limit 1
+"""
 _METRICS = """
 select distinct metric from monitoring.performance_published
 where model = %(model)s and slice_name = 'all' and partition_date > %(newest)s::date - 30
@@ -131,6 +137,7 @@ def model_document(snapshot: Snapshot, model: str, metric: str | None) -> dict[s
         "metric": chosen,
         "metrics": metrics,
         "periods": snapshot.rows(_PERIODS, {"model": model}),
+        "canary": next(iter(snapshot.rows(_CANARY, {"model": model})), None),
         "refused": snapshot.rows(_REFUSED, {"model": model}),
         "decisions": snapshot.rows(_DECISIONS, {"model": model, "limit": MAX_DECISIONS}),
         "quality": [row for row in quality if row["metric"] == chosen],

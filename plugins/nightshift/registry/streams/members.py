@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 TRAINED = "trained"
 """The stream of the newest sound challenger, whichever version that is on a night."""
+CANARY_VERSION = "canary"
+"""The stream of a canary's version on all entities, where no other stream has it."""
+CANARY_ROWS = "canary_rows"
+"""The published rows of a canary, against what the champion would have said of the same rows."""
+CHAMPION_ROWS = "champion"
+"""Shadow scores that are no stream: the champion's, of the entities that a canary got."""
 
 
 def version_stream(version: int) -> str:
@@ -74,7 +80,8 @@ where p.model = %(model)s and p.verdict = 'shadowed' and p.effective_partition <
     and not exists (
         select from ml.promotions q
         where q.model = p.model and q.version = p.version
-            and q.verdict not in ('shadowed', 'rolled_back') and q.effective_partition <= %(day)s)
+            and q.verdict not in ('shadowed', 'rolled_back', 'canary', 'returned')
+            and q.effective_partition <= %(day)s)
 order by v.partition_date desc, p.promotion_id desc
 limit 1
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nightshift.registry.canary.decision import open_canary, return_canary
 from nightshift.registry.champions import champion_for
 from nightshift.registry.promotion import Decision, decide, find_decision
 from nightshift.registry.streams.members import shadow_members
@@ -16,6 +17,28 @@ if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.registry.model_versions import ModelVersion
     from nightshift.settings import Settings
+
+
+def decide_night(
+    settings: Settings, spec: ModelSpec, partition: Partition, run: RunContext
+) -> list[Decision]:
+    """Make the decisions of a night: return a canary, decide about challengers, open a canary.
+
+    In this order: what speaks against a canary does not wait for a gate that may fail, and nobody
+    gets a share alongside a champion that is replaced tonight.
+
+    Returns:
+        What was decided, in that order; empty on most nights.
+
+    Raises:
+        NightshiftError: As ``decide``.
+    """
+    returned = return_canary(settings, spec, partition, run)
+    decided = decide_on_evidence(settings, spec, partition, run)
+    opened = None
+    if decided is None or not decided.is_promoted:
+        opened = open_canary(settings, spec, partition, run)
+    return [decision for decision in (returned, decided, opened) if decision]
 
 
 def decide_on_evidence(

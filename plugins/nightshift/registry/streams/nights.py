@@ -15,7 +15,7 @@ import numpy as np
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.models.signature import numbers
-from nightshift.registry.streams.members import evidence_start
+from nightshift.registry.streams.members import CANARY_ROWS, CHAMPION_ROWS, evidence_start
 from nightshift.registry.streams.paired_rows import (
     has_shadow_scores,
     labelled,
@@ -181,7 +181,9 @@ def _unrecorded(
     last = mature_window(spec, partition).last
     query = sql.SQL(
         """
-        select distinct t.stream, t.partition_date
+        select distinct
+            case when t.stream = %(champion_rows)s then %(canary_rows)s else t.stream end,
+            t.partition_date
         from shadow.{} t
         join ops.published s on s.dataset = %(shadow)s
             and s.partition_date = t.partition_date and s.load_id = t.load_id
@@ -189,14 +191,18 @@ def _unrecorded(
             and p.partition_date = t.partition_date
         where t.partition_date between %(first)s and %(last)s and not exists (
             select from monitoring.stream_nights n
-            where n.model = %(model)s and n.stream = t.stream
+            where n.model = %(model)s
+                and n.stream = case
+                    when t.stream = %(champion_rows)s then %(canary_rows)s else t.stream end
                 and n.partition_date = t.partition_date
                 and n.shadow_load = s.load_id and n.predictions_load = p.load_id)
-        order by t.partition_date, t.stream
+        order by 2, 1
         """
     ).format(sql.Identifier(spec.name))
     values = {
         "model": spec.name,
+        "champion_rows": CHAMPION_ROWS,
+        "canary_rows": CANARY_ROWS,
         "shadow": spec.shadow_dataset,
         "predictions": spec.predictions_dataset,
         "first": last.shift(1 - LOOK_BACK_DAYS).day,
@@ -226,8 +232,12 @@ def _measure(
     [champion], [challenger] = versions["champion"], versions["challenger"]
     if champion == challenger:
         return "the challenger serves by now"
-    n_predictions = _n_predictions(conn, spec, scored, pairs.column("champion_load")[0].as_py())
     n_known = pairs.num_rows
+    n_predictions = n_known
+    # All rows of a canary are paired, or the shadow scores would have been refused.
+    if stream != CANARY_ROWS:
+        load_id = pairs.column("champion_load")[0].as_py()
+        n_predictions = _n_predictions(conn, spec, scored, load_id)
     pairs = labelled(spec, pairs)
     # An entity that never gets a label is no reason to wait.
     n_possible = n_predictions - (n_known - pairs.num_rows)

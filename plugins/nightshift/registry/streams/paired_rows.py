@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.models.calibration import EDGE
 from nightshift.models.signature import numbers
+from nightshift.registry.streams.members import CANARY_ROWS, CHAMPION_ROWS
 from nightshift.training.training_query import TrainingQuery, feature_as_of
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
 from nightshift.warehouse.published import join_published
@@ -79,13 +80,15 @@ def read_pairs(
         settings: The warehouse.
         conn: A connection to it.
         spec: The model.
-        stream: Name of the stream.
+        stream: Name of the stream; ``CANARY_ROWS`` pairs the published rows of a canary with what
+            the champion would have said of them.
         partitions: The scored partitions.
         known_on: The partition whose as-of bounds the labels.
 
     Returns:
         One row per entity whose outcome is known and that the champion, as champion, and the stream
-            have scored from the same features, ordered by partition and key: ``partition_date``,
+            have scored from the same features: the champion for readers, or in the shadow where a
+            canary scored for them. They are ordered by partition and key: ``partition_date``,
             the key, ``champion_`` and ``challenger_`` ``version``, ``score``, ``probability`` and
             ``load``, the label (null for an entity that never gets one), and the columns of slices,
             fairness and rule.
@@ -98,13 +101,35 @@ def read_pairs(
     query = sql.SQL(
         """
         with labels as ({labels}),
-        champion as (
+        published as (
             select t.* from predictions.{model} t {champion_pointer}
-            where t.partition_date between {first} and {last} and t.score_source = 'champion'
+            where t.partition_date between {first} and {last}
+                and t.score_source in ('champion', 'canary')
+        ),
+        shadow as (
+            select t.* from shadow.{model} t {shadow_pointer}
+            where t.partition_date between {first} and {last}
+                and t.stream in ({stream}, {champion_rows})
+        ),
+        champion as (
+            select partition_date, {key}, features_as_of, model_version, score, probability, load_id
+            from published where score_source = 'champion' and {stream} <> {canary_rows}
+            union all
+            -- One load published both: what the champion would have said there belongs to it.
+            select partition_date, {key}, features_as_of, s.model_version, s.score, s.probability,
+                t.load_id
+            from published t join shadow s using (partition_date, {key}, features_as_of)
+            where t.score_source = 'canary' and s.stream = {champion_rows}
         ),
         challenger as (
-            select t.* from shadow.{model} t {shadow_pointer}
-            where t.partition_date between {first} and {last} and t.stream = {stream}
+            select partition_date, {key}, features_as_of, model_version, score, probability, load_id
+            from shadow where stream = {stream}
+            union all
+            select partition_date, {key}, features_as_of, t.model_version, t.score, t.probability,
+                s.load_id
+            from published t join shadow s using (partition_date, {key}, features_as_of)
+            where t.score_source = 'canary' and s.stream = {champion_rows}
+                and {stream} = {canary_rows}
         ),
         features as (
             select f.* from features.{features} f {features_pointer}
@@ -131,6 +156,8 @@ def read_pairs(
         model=sql.Identifier(spec.name),
         features=sql.Identifier(spec.feature_table),
         stream=sql.Literal(stream),
+        champion_rows=sql.Literal(CHAMPION_ROWS),
+        canary_rows=sql.Literal(CANARY_ROWS),
         first=sql.Literal(partitions.first.day),
         last=sql.Literal(partitions.last.day),
         labels=training_query.labels,

@@ -6,14 +6,23 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nightshift.scoring.canary.choice import with_canaries
 from nightshift.scoring.level.level_finder import LevelFinder
 from nightshift.scoring.level.level_records import record_levels
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
+    from nightshift.scoring.level.level_records import LevelRecord
     from nightshift.scoring.plan import VersionChoice
     from nightshift.scoring.version_choice import VersionChooser
     from nightshift.warehouse.connection import Connection
+
+
+def with_levels_and_canaries(
+    chooser: VersionChooser, choices: Iterable[VersionChoice], run: RunContext
+) -> list[VersionChoice]:
+    """Return the choices with the level of each, and with the canary alongside it."""
+    return with_canaries(chooser, with_levels(chooser, choices, run), run)
 
 
 def with_levels(
@@ -45,5 +54,7 @@ def keep_levels(
     conn: Connection, load_id: int, choices: Iterable[VersionChoice], run: RunContext
 ) -> None:
     """Record the levels of a begun load, before its first row is staged."""
-    levels = [choice.level for choice in choices if choice.level]
+    levels: list[LevelRecord] = []
+    for choice in choices:
+        levels += choice.levels
     record_levels(conn, load_id, levels, run)

@@ -137,8 +137,8 @@ on conflict (dataset, partition_date, load_id, model_version) do nothing
 
 def shifts_of(
     conn: Connection, spec: ModelSpec, load_ids: Iterable[int]
-) -> dict[tuple[int, dt.date], float]:
-    """Return what was added to the predictions of some loads, by load and partition.
+) -> dict[tuple[int, dt.date, int], float]:
+    """Return what was added to the predictions of some loads, by load, partition and version.
 
     Loads of before there were levels have none, and rows without a model neither.
     """
@@ -146,24 +146,24 @@ def shifts_of(
         return {}
     rows = conn.execute(
         """
-        select load_id, partition_date, shift from ops.score_levels
+        select load_id, partition_date, model_version, shift from ops.score_levels
         where dataset = %s and load_id = any(%s)
         """,
         [spec.predictions_dataset, sorted(set(load_ids))],
     )
-    return {(load_id, day): shift for load_id, day, shift in rows}
+    return {(load_id, day, version): shift for load_id, day, version, shift in rows}
 
 
-def published_shift(conn: Connection, spec: ModelSpec, partition: Partition) -> float:
-    """Return what was added to the predictions of a partition that readers see."""
+def published_shift(conn: Connection, spec: ModelSpec, partition: Partition, version: int) -> float:
+    """Return what was added to a version's predictions of a partition that readers see."""
     row = None
     if has_records(conn):
         row = conn.execute(
             """
             select v.shift from ops.score_levels v
             join ops.published p using (dataset, partition_date, load_id)
-            where v.dataset = %s and v.partition_date = %s
+            where v.dataset = %s and v.partition_date = %s and v.model_version = %s
             """,
-            [spec.predictions_dataset, partition.day],
+            [spec.predictions_dataset, partition.day, version],
         ).fetchone()
     return float(row[0]) if row else 0.0

@@ -8,21 +8,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError, WarehouseError, stack_of
+from nightshift.registry.canary.membership import in_canary
 from nightshift.registry.model_versions import find_version
-from nightshift.registry.streams.members import shadow_members
-from nightshift.registry.streams.paired_rows import has_shadow_scores
 from nightshift.scoring.feature_rows import read_sample
 from nightshift.scoring.level.level_finder import LevelFinder, LevelRecord
 from nightshift.scoring.model_loading import load_scorer, load_version
-from nightshift.scoring.shadow.shadow_tables import shadow_query
+from nightshift.scoring.shadow.members import CHAMPION_ROWS, find_members, level_beside_canary
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.contracts.partitions import Partition
     from nightshift.scoring.scorer import Scorer
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.damage import LoadRecord
+
+__all__ = ["Challenger", "ShadowError", "find_members", "load_challengers"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Challenger:
         digest: Its identity.
         scorer: Without reasons, which nobody reads.
         level: The level of its scores, found as the champion's is.
+        share: Share of the entities that it scores; below 1 those of a canary.
     """
 
     stream: str
@@ -50,23 +53,33 @@ class Challenger:
     digest: str
     scorer: Scorer
     level: LevelRecord
+    share: float = 1.0
 
+    @property
+    def input(self) -> list[str]:
+        """Return what determines its scores, except its level."""
+        parts = [
+            self.stream,
+            self.digest,
+        ]
+        # Where there is no canary, the inputs are those of before there were any.
+        if self.share < 1:
+            parts.append(repr(self.share))
+        return parts
 
-def find_members(conn: Connection, spec: ModelSpec, partition: Partition) -> dict[str, int]:
-    """Return versions by stream: those that are published for the partition, else the current."""
-    if has_shadow_scores(conn, spec):
-        query = shadow_query(
-            spec,
-            """
-            select distinct t.stream, t.model_version from {shadow} t {published}
-            where t.partition_date = %s order by t.stream
-            """,
+    def rows_of(self, spec: ModelSpec, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the rows of a batch that it scores: all, or those of a canary."""
+        import pyarrow as pa
+
+        if self.share == 1:
+            return rows
+        keys = rows.column(spec.entity.key).to_pylist()
+        is_own = in_canary(
+            spec.name,
+            self.share,
+            keys,
         )
-        # A rerun scores with the versions that scored, whatever was trained since.
-        published: dict[str, int] = dict(conn.execute(query, [partition.day]).fetchall())
-        if published:
-            return published
-    return shadow_members(conn, spec, partition)
+        return rows.filter(pa.array(is_own))
 
 
 def load_challengers(
@@ -84,7 +97,13 @@ def load_challengers(
         NightshiftError: An error that a retry may cure.
     """
     dataset = spec.shadow_dataset
-    finder = LevelFinder(settings, conn, spec, dataset, application_name)
+    finder = LevelFinder(
+        settings,
+        conn,
+        spec,
+        dataset,
+        application_name,
+    )
     challengers = []
     problems = []
     for stream, version in members.items():
@@ -119,5 +138,22 @@ def _load(finder: LevelFinder, stream: str, number: int, features: LoadRecord) -
     # A score that is not finite is found here, before a stream stops in the middle.
     scorer.score(sample)
     version = find_version(conn, spec.name, number)
-    level = finder.find(version, model, features)
-    return Challenger(stream, number, version.digest, scorer, level)
+    if stream != CHAMPION_ROWS:
+        level = finder.find(version, model, features)
+        return Challenger(stream, number, version.digest, scorer, level)
+
+    # What it would have published: its scores of the other entities have this level.
+    level, share = level_beside_canary(
+        conn,
+        spec,
+        features,
+        version,
+    )
+    return Challenger(
+        stream,
+        number,
+        version.digest,
+        scorer,
+        level,
+        share,
+    )

@@ -94,8 +94,8 @@ def score_shadows(
         job = ShadowJob(settings, spec, features, challengers, write, run)
         stage_scores(job)
         # The audit counts rows; how many there must be, only the feature load tells.
-        streams = [challenger.stream for challenger in challengers]
-        refuse_incomplete(conn, spec, write, streams, features.n_rows or 0)
+        shares = {challenger.stream: challenger.share for challenger in challengers}
+        refuse_incomplete(conn, spec, write, shares, features)
         partition_write.audit(conn, write)
         [published] = partition_write.publish(conn, write)
         partition_write.collect(conn, [target])
@@ -105,7 +105,7 @@ def score_shadows(
 def _manifest(
     spec: ModelSpec, features: LoadRecord, challengers: Sequence[Challenger], run: RunContext
 ) -> partition_write.LoadManifest:
-    models = [[challenger.stream, challenger.digest] for challenger in challengers]
+    models = [challenger.input for challenger in challengers]
     levels = [
         [challenger.stream, challenger.level.level.input]
         for challenger in challengers
@@ -163,8 +163,9 @@ def _scored_batches(job: ShadowJob) -> Iterator[pa.Table]:
         for batch in batches:
             rows = in_key_order(job.spec, batch)
             for challenger in job.challengers:
-                scored = challenger.scorer.score(rows, challenger.level.level.shift)
-                yield _shadow_rows(job, challenger, rows, scored)
+                own = challenger.rows_of(job.spec, rows)
+                scored = challenger.scorer.score(own, challenger.level.level.shift)
+                yield _shadow_rows(job, challenger, own, scored)
 
 
 def _shadow_rows(

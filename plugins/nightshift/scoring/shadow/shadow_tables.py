@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from nightshift.errors import AuditError
+from nightshift.registry.canary.membership import hash_bound, in_canary_condition
 from nightshift.registry.streams.paired_rows import SHADOW_SCHEMA
 from nightshift.scoring.level.level_records import record_levels
 from nightshift.scoring.prediction_tables import model_query
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
     from nightshift.scoring.level.level_records import LevelRecord
     from nightshift.warehouse.connection import Connection
+    from nightshift.warehouse.damage import LoadRecord
     from nightshift.warehouse.partition_write import PartitionWrite
 
 
@@ -64,9 +66,20 @@ create table if not exists {shadow} (
 
 
 def refuse_incomplete(
-    conn: Connection, spec: ModelSpec, write: PartitionWrite, streams: Iterable[str], n_rows: int
+    conn: Connection,
+    spec: ModelSpec,
+    write: PartitionWrite,
+    shares: Mapping[str, float],
+    features: LoadRecord,
 ) -> None:
-    """Refuse the load unless each stream has one row per row of the feature load.
+    """Refuse the load unless each stream has one row per row of the feature load that is its own.
+
+    Args:
+        conn: A connection to the warehouse.
+        spec: The model.
+        write: The load.
+        shares: By stream, the share of the entities that it scores.
+        features: The feature load.
 
     Raises:
         IncompleteShadowError: It has not.
@@ -78,20 +91,38 @@ def refuse_incomplete(
     counts: dict[str, int] = dict(conn.execute(query, [write.load_id]).fetchall())
     # The key of the table refuses a doubled row, so the count alone tells.
     wrong = []
-    for stream in streams:
-        n_staged = counts.get(stream, 0)
+    for stream, share in shares.items():
+        n_staged, n_rows = counts.get(stream, 0), _n_expected(conn, spec, features, share)
         if n_staged != n_rows:
-            wrong.append(f"{stream}: {n_staged}")
+            wrong.append(f"{stream}: {n_staged} of {n_rows} rows")
     if not wrong:
         return
-    problem = f"shadow scores are incomplete ({', '.join(wrong)} of {n_rows} rows)"
+    problem = f"shadow scores are incomplete ({', '.join(wrong)})"
     partition_write.refuse(conn, write, problem)
     raise IncompleteShadowError(
         f"The {problem}.",
-        expected=f"{n_rows} rows of each stream",
+        expected=f"the rows of load {features.load_id} of {spec.features_dataset} in each stream",
         got=", ".join(wrong),
         todo="Nothing was published, and the predictions are not affected. Rerun the task.",
     )
+
+
+def _n_expected(conn: Connection, spec: ModelSpec, features: LoadRecord, share: float) -> int:
+    """Return how many entities of a feature load are in a share."""
+    from psycopg import sql
+
+    if share == 1:
+        return features.n_rows or 0
+    is_in = in_canary_condition(
+        spec.name, sql.Literal(hash_bound(share)), sql.Identifier(spec.entity.key)
+    )
+    query = model_query(
+        spec,
+        "select count(*) from {features} where partition_date = %s and load_id = %s and {is_in}",
+        is_in=is_in,
+    )
+    row = conn.execute(query, [features.partition_date, features.load_id]).fetchone()
+    return int(row[0]) if row else 0
 
 
 def shadow_query(spec: ModelSpec, query: str, **parts: sql.Composable) -> sql.Composed:

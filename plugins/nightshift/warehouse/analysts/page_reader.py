@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 PAGE_READER = "page_reader"
 RELATIONS = (
     "analytics.health",
+    "ml.canaries",
     "ml.champion_periods",
     "ml.decisions",
     "monitoring.drift_published",

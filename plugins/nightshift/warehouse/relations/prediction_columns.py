@@ -71,12 +71,12 @@ PREDICTION_COLUMNS = {
     "score_source": ViewColumn(
         "text",
         "champion, previous_champion, carried_over (an older score of a model, aged),"
-        " fallback_rule; named_version by hand.",
+        " fallback_rule; canary (a challenger on a share of the entities); named_version by hand.",
     ),
     "score_source_reason": ViewColumn(
         "text",
         "Why not the champion; for carried_over whose old score,"
-        " for named_version by whom; null for a champion.",
+        " for named_version by whom, for canary since when; null for a champion.",
     ),
     "run_id": ViewColumn("text", "The run that wrote the row."),
 }
