@@ -17,6 +17,7 @@ from pydantic import Field
 from nightshift.contracts.partitions import PartitionRange, consecutive_ranges
 from nightshift.contracts.yaml_document import Frozen
 from nightshift.models.shapley.shap_values import METHOD
+from nightshift.scoring.interval.night_interval import NightInterval, interval_columns
 from nightshift.scoring.prediction_tables import predictions_target
 from nightshift.warehouse.partition_write import PartitionWrite
 
@@ -87,18 +88,23 @@ class VersionChoice:
 
     @property
     def level_days(self) -> int:
-        """Return how many days before the partition its level looks back; 0 without a level."""
-        first = self.level.level.first_night if self.level else None
-        return (self.day - first).days if first else 0
+        """Return how many days before the partition level and interval look back; 0 without."""
+        if self.level is None:
+            return 0
+        interval = self.level.interval.interval
+        firsts = [self.level.level.first_night, interval.read_from if interval else None]
+        return max(((self.day - first).days for first in firsts if first), default=0)
 
 
 def inputs_of(spec: ModelSpec, choices: Iterable[VersionChoice]) -> dict[str, str]:
     """Return digests of everything that determines the predictions, except past scores."""
-    features, models, levels = [], [], []
+    features, models, levels, intervals = [], [], [], []
     for choice in choices:
         day = str(choice.day)
         if choice.level and choice.level.level.input:
             levels.append([day, choice.level.level.input])
+        if choice.level and choice.level.interval.interval:
+            intervals.append([day, choice.level.interval.interval.input])
         features.append([day, choice.features.content_hash])
         models.append([day, f"{choice.source} {choice.digest} {choice.reason or ''}"])
     inputs = {
@@ -111,6 +117,8 @@ def inputs_of(spec: ModelSpec, choices: Iterable[VersionChoice]) -> dict[str, st
     # Where nothing is added, the inputs are those of a model whose level is switched off.
     if levels:
         inputs["levels"] = digest_rows(levels)
+    if intervals:
+        inputs["intervals"] = digest_rows(intervals)
     return inputs
 
 
@@ -143,6 +151,7 @@ class DayPlan(Frozen):
         score_source_reason: Why no better step scores; None for a champion.
         past: Where last scores are taken from, the newest first.
         level_shift: The level of the version's scores: what is added to log-odds, or values.
+        interval: How far outcomes lie from them; None without one.
     """
 
     partition_date: dt.date
@@ -152,6 +161,7 @@ class DayPlan(Frozen):
     score_source_reason: str | None = None
     past: tuple[PastScores, ...] = ()
     level_shift: float = 0.0
+    interval: NightInterval | None = None
 
 
 class ScorePlan(Frozen):
@@ -214,14 +224,27 @@ class ScorePlan(Frozen):
         return PartitionWrite(self.load_id, (predictions_target(spec),), self.partitions)
 
 
-def level_shifts(days: Sequence[DayPlan], rows: pa.RecordBatch) -> Vector:
-    """Return the level of each row's night, shape (n,): a batch may hold rows of several days."""
-    import numpy as np
+def day_positions(days: Sequence[DayPlan], rows: pa.RecordBatch) -> pa.Array:
+    """Return which of the days each row is of: a batch may hold rows of several days."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     planned_dates = pa.array([day.partition_date for day in days], pa.date32())
-    day_index = pc.index_in(rows.column("partition_date"), planned_dates)
+    return pc.index_in(rows.column("partition_date"), planned_dates)
+
+
+def level_shifts(days: Sequence[DayPlan], rows: pa.RecordBatch) -> Vector:
+    """Return the level of each row's night, shape (n,)."""
+    import numpy as np
+
     shifts = np.array([day.level_shift for day in days], dtype=np.float64)
-    of_rows: Vector = np.take(shifts, day_index.to_numpy())
+    of_rows: Vector = np.take(shifts, day_positions(days, rows).to_numpy())
     return of_rows
+
+
+def day_intervals(
+    days: Sequence[DayPlan], rows: pa.RecordBatch, scored: pa.Table
+) -> dict[str, pa.Array]:
+    """Return the columns of the interval of each row's night."""
+    intervals = [day.interval for day in days]
+    return interval_columns(intervals, day_positions(days, rows).to_numpy(), scored)

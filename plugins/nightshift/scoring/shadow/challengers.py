@@ -84,7 +84,7 @@ def load_challengers(
         NightshiftError: An error that a retry may cure.
     """
     dataset = spec.shadow_dataset
-    finder = LevelFinder(settings, conn, spec, dataset, application_name)
+    finder = LevelFinder(settings, conn, spec, dataset, application_name, with_intervals=False)
     challengers = []
     problems = []
     for stream, version in members.items():
