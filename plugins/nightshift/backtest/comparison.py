@@ -82,15 +82,17 @@ class Comparison:
             return {}
         if self.spec.task is not Task.BINARY:
             return measure_answers(self.spec, self.label, answers)
-        nights = []
+        by_night = []
         for day in np.unique(self.dates):
             is_night = self.dates == day
             measured = measure_answers(self.spec, self.label[is_night], answers[is_night])
             if measured:
-                nights.append(measured)
-        if not nights:
+                by_night.append(measured)
+        if not by_night:
             return {}
-        return {name: float(np.mean([night[name] for night in nights])) for name in BAND_METRICS}
+        return {
+            name: float(np.mean([values[name] for values in by_night])) for name in BAND_METRICS
+        }
 
     def by_month(self) -> Iterator[tuple[dt.date, Mask, Comparison]]:
         """Yield the first day of each predicted month, its rows, and the comparison on them."""

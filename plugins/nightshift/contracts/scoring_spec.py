@@ -84,22 +84,22 @@ class Interval(Frozen):
     Attributes:
         level: Share of the outcomes that lies within the interval, and of the nights whose rate
             lies within the band.
-        nights: Newest mature nights that it is estimated from; those on which a training measured
-            its out-of-fold scores count until newer ones are there.
+        mature_nights: Newest mature nights that it is estimated from; those on which a training
+            measured its out-of-fold scores count until newer ones are there.
         minimum_nights: Fewer nights give none.
         adaptation: Of what the last nights missed, the share by which each moves the quantile that
             the next ones take; 0 keeps the nominal quantiles.
     """
 
     level: float = Field(default=0.8, ge=0.5, le=0.98)
-    nights: int = Field(default=28, ge=2, le=90)
+    mature_nights: int = Field(default=28, ge=2, le=90)
     minimum_nights: int = Field(default=10, ge=2)
     adaptation: float = Field(default=0.2, ge=0, le=1)
 
     @model_validator(mode="after")
     def _has_nights_enough(self) -> Interval:
-        if self.minimum_nights > self.nights:
-            raise ValueError("minimum_nights <= nights")
+        if self.minimum_nights > self.mature_nights:
+            raise ValueError("minimum_nights <= mature_nights")
         return self
 
 

@@ -71,14 +71,14 @@ def summarise_nights(days: Integers, label: Vector, predicted: Predictions) -> l
     """
     import numpy as np
 
-    nights = []
+    summaries = []
     for number in np.unique(days):
         is_night = days == number
         day = dt.date(1970, 1, 1) + dt.timedelta(days=int(number))
         errors = errors_of(day, label[is_night], predicted.at(is_night))
         value, error = _grouped(errors)
-        nights.append({"day": day.isoformat(), "value": value, "error": error})
-    return nights
+        summaries.append({"day": day.isoformat(), "value": value, "error": error})
+    return summaries
 
 
 def _grouped(errors: NightErrors) -> tuple[list[float], list[list[float]]]:
@@ -106,16 +106,19 @@ def unseen_nights(model: TrainedModel) -> list[NightErrors]:
     """
     import numpy as np
 
-    nights = []
-    for night in model.training.get("unseen_nights", []):
-        groups: Sequence[Sequence[float]] = night["error"]
+    summaries = []
+    for summary in model.training.get("unseen_nights", []):
+        groups: Sequence[Sequence[float]] = summary["error"]
         # Each group stands for equally many rows, and each of its quantiles for as many of them.
         value = np.concatenate(
-            [np.full(len(group), mean) for mean, group in zip(night["value"], groups, strict=True)]
+            [
+                np.full(len(group), mean)
+                for mean, group in zip(summary["value"], groups, strict=True)
+            ]
         )
         error = np.concatenate([np.asarray(group, dtype=np.float64) for group in groups])
-        nights.append(NightErrors(dt.date.fromisoformat(night["day"]), value, error))
-    return nights
+        summaries.append(NightErrors(dt.date.fromisoformat(summary["day"]), value, error))
+    return summaries
 
 
 def has_intervals(task: Task) -> bool:

@@ -100,7 +100,7 @@ def test_rows_alone_without_the_effect_of_the_night_are_not_enough() -> None:
 
 
 def test_few_nights_are_widened_for_the_one_that_nobody_has_seen() -> None:
-    spec = spec_with(nights=10, adaptation=0)
+    spec = spec_with(mature_nights=10, adaptation=0)
     shares = np.concatenate([coverage(spec, stream(seed)) for seed in (1, 2)])
     # Ten nights promise at least the level: one in eleven may lie beyond all of them.
     assert 0.8 <= shares.mean() <= 0.88
@@ -188,7 +188,7 @@ def test_summary_of_a_training_keeps_the_quantiles_of_each_night(model: TrainedM
 
 
 def test_interval_takes_out_of_fold_nights_until_newer_ones_mature(model: TrainedModel) -> None:
-    spec = spec_with(nights=14)
+    spec = spec_with(mature_nights=14)
     fit_end = dt.date(2013, 1, 20)
     first = find_interval(spec, model, fit_end, []).interval
     assert first is not None

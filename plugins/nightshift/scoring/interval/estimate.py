@@ -59,36 +59,36 @@ def without_interval(reason: str) -> IntervalEstimate:
 
 
 def estimate_interval(
-    spec: ModelSpec, nights: Sequence[NightErrors], last_known: Callable[[dt.date], dt.date]
+    spec: ModelSpec, history: Sequence[NightErrors], last_known: Callable[[dt.date], dt.date]
 ) -> IntervalEstimate:
     """Estimate the interval of a partition; a function of its arguments only.
 
     Args:
         spec: The model; it has ``scoring.interval``.
-        nights: Nights that the version was not fitted on, mature and known, in order.
+        history: Nights that the version was not fitted on, mature and known, in order.
         last_known: The newest night whose outcomes a partition knew.
     """
     declared = spec.scoring.interval
     if declared is None:
         return NO_INTERVAL
-    newest = nights[-declared.nights :]
+    newest = history[-declared.mature_nights :]
     if len(newest) < declared.minimum_nights:
         return without_interval(
             f"{len(newest)} night(s) that no fit has seen, {declared.minimum_nights} needed"
         )
     if spec.task is Task.BINARY:
         return IntervalEstimate(_band(declared, newest))
-    n_rows = sum(night.error.size for night in newest)
+    n_rows = sum(entry.error.size for entry in newest)
     if n_rows < MINIMUM_ROWS:
         return without_interval(f"{n_rows} labelled row(s), {MINIMUM_ROWS} needed")
-    return IntervalEstimate(_RowIntervals(declared, nights, last_known).estimate())
+    return IntervalEstimate(_RowIntervals(declared, history, last_known).estimate())
 
 
-def _band(declared: Interval, nights: Sequence[NightErrors]) -> NightInterval:
+def _band(declared: Interval, history: Sequence[NightErrors]) -> NightInterval:
     """Return by how much the whole of a night may lie lower or higher."""
     import numpy as np
 
-    shifts = np.array([night.error[0] for night in nights])
+    shifts = np.array([entry.error[0] for entry in history])
     below = (1 - declared.level) / 2
     # n nights and the next one are exchangeable: it is the k-th of n + 1 with the same chance for
     # each k. This is the quantile that says so.
@@ -101,10 +101,10 @@ def _band(declared: Interval, nights: Sequence[NightErrors]) -> NightInterval:
         low=(_rounded(low),),
         high=(_rounded(high),),
         quantiles=(below, 1 - below),
-        n_nights=len(nights),
+        n_nights=len(history),
         n_unseen=0,
-        first_night=nights[0].day,
-        last_night=nights[-1].day,
+        first_night=history[0].day,
+        last_night=history[-1].day,
     )
 
 
@@ -114,19 +114,19 @@ class _RowIntervals:
 
     Attributes:
         declared: Of the spec.
-        nights: All nights, in order.
+        history: All nights, in order.
         last_known: As for ``estimate_interval``.
     """
 
     declared: Interval
-    nights: Sequence[NightErrors]
+    history: Sequence[NightErrors]
     last_known: Callable[[dt.date], dt.date]
 
     def estimate(self) -> NightInterval:
         """Return the interval of a partition that knows all of the nights."""
         quantiles = self._adapted()
-        newest = self.nights[-self.declared.nights :]
-        offsets = self._offsets(len(self.nights), quantiles)
+        newest = self.history[-self.declared.mature_nights :]
+        offsets = self._offsets(len(self.history), quantiles)
         low, median, high = (tuple(map(_rounded, row)) for row in offsets)
         return NightInterval(
             level=self.declared.level,
@@ -146,20 +146,20 @@ class _RowIntervals:
         """Return the bin of each row of each night, by its predicted value."""
         import numpy as np
 
-        values = np.concatenate([night.value for night in self.nights])
+        values = np.concatenate([entry.value for entry in self.history])
         n_bins = min(_MAXIMUM_BINS, max(1, values.size // _BIN_ROWS))
         shares = np.arange(1, n_bins) / n_bins
         # Equal values share a bin, so there may be fewer.
         edges = np.unique(np.quantile(values, shares, method="higher"))
         edges = edges[edges > values.min()]
-        return [np.searchsorted(edges, night.value, side="right") for night in self.nights]
+        return [np.searchsorted(edges, entry.value, side="right") for entry in self.history]
 
     @cached_property
     def _value(self) -> Vector:
         """Return the mean predicted value of each bin, which rises."""
         import numpy as np
 
-        values = np.concatenate([night.value for night in self.nights])
+        values = np.concatenate([entry.value for entry in self.history])
         bins = np.concatenate(self._bins)
         means: Vector = np.bincount(bins, values) / np.bincount(bins)
         return means
@@ -181,17 +181,17 @@ class _RowIntervals:
         import numpy as np
 
         quantiles = self._asked
-        days = [night.day for night in self.nights]
-        first = max(0, len(self.nights) - self.declared.nights)
-        for position in range(first, len(self.nights)):
+        days = [entry.day for entry in self.history]
+        first = max(0, len(self.history) - self.declared.mature_nights)
+        for position in range(first, len(self.history)):
             # What was known on the evening on which the night was scored.
             n_known = bisect_right(days, self.last_known(days[position]))
             if n_known < self.declared.minimum_nights:
                 continue
-            night = self.nights[position]
+            entry = self.history[position]
             offsets = self._offsets(n_known, quantiles)
-            ends = [np.interp(night.value, self._value, row) for row in offsets]
-            share_below = np.array([(night.error <= end).mean() for end in ends])
+            ends = [np.interp(entry.value, self._value, row) for row in offsets]
+            share_below = np.array([(entry.error <= end).mean() for end in ends])
             moved = quantiles + self.declared.adaptation * (self._asked - share_below)
             # No further than half of the way to the median, or to the end.
             quantiles = np.clip(moved, *self._bounds)
@@ -215,15 +215,15 @@ class _RowIntervals:
         """
         import numpy as np
 
-        known = slice(max(0, n_known - self.declared.nights), n_known)
-        nights, night_bins = self.nights[known], self._bins[known]
+        known = slice(max(0, n_known - self.declared.mature_nights), n_known)
+        history, night_bins = self.history[known], self._bins[known]
         bins = np.concatenate(night_bins)
-        error = np.concatenate([night.error for night in nights])
+        error = np.concatenate([entry.error for entry in history])
         # A busy night is one night: all have the same weight.
         weight = np.concatenate(
-            [np.full(night.error.size, 1 / night.error.size) for night in nights]
+            [np.full(entry.error.size, 1 / entry.error.size) for entry in history]
         )
-        shares = self._widened(quantiles, len(nights))
+        shares = self._widened(quantiles, len(history))
         columns = []
         for number in range(self._value.size):
             is_bin = bins == number

@@ -50,7 +50,7 @@ def interval_nights(
     declared = spec.scoring.interval
     if declared is None:
         return None
-    n_nights = declared.nights
+    n_nights = declared.mature_nights
     if not switched_off(spec):
         n_nights += spec.training.recipe.level.mature_nights
     return newest_nights(
@@ -75,7 +75,7 @@ def find_interval(
     if not wants_interval(spec):
         return NO_INTERVAL
     unseen = unseen_nights(model)
-    nights = [
+    history = [
         *unseen,
         *_with_levels(
             spec,
@@ -90,7 +90,7 @@ def find_interval(
 
     estimate = estimate_interval(
         spec,
-        nights,
+        history,
         last_known,
     )
     if estimate.interval is None:
@@ -99,9 +99,9 @@ def find_interval(
     for entry in mature:
         line = f"{entry.day} {entry.evidence}\n"
         evidence.update(line.encode())
-    newest = {night.day for night in nights[-estimate.interval.n_nights :]}
+    newest = {entry.day for entry in history[-estimate.interval.n_nights :]}
     facts = {
-        "n_unseen": sum(night.day in newest for night in unseen),
+        "n_unseen": sum(entry.day in newest for entry in unseen),
         "read_from": mature[0].day if mature else None,
         "evidence": evidence.hexdigest() if mature else "",
     }
@@ -112,7 +112,7 @@ def _with_levels(
     spec: ModelSpec, model: TrainedModel, fit_end: dt.date, mature: Sequence[MatureNight]
 ) -> list[NightErrors]:
     """Return how wrong the version was on each night, with the level that the night had."""
-    nights = []
+    history = []
     for entry in mature:
         predicted = model.from_raw(
             entry.raw,
@@ -124,14 +124,14 @@ def _with_levels(
                 mature,
             ),
         )
-        nights.append(
+        history.append(
             errors_of(
                 entry.day,
                 entry.label,
                 predicted,
             )
         )
-    return nights
+    return history
 
 
 def level_of(
@@ -153,7 +153,7 @@ def level_of(
     )
     if window is None:
         return 0.0
-    known = [night for night in mature if window.first.day <= night.day <= window.last.day]
+    known = [entry for entry in mature if window.first.day <= entry.day <= window.last.day]
     return estimate_level(
         spec,
         model,

@@ -114,15 +114,15 @@ class LevelFinder:
             )
         started = time.monotonic()
         partition = Partition(features.partition_date)
-        night = _NightSearch(
+        search = _NightSearch(
             self,
             version,
             model,
             features,
             partition,
         )
-        level, mature = night.level()
-        interval = night.interval(mature)
+        level, mature = search.level()
+        interval = search.interval(mature)
         seconds = time.monotonic() - started
         logger.info(
             "Level of %s on %s by version %s: %+.4f from %s night(s), %.1f s%s",
@@ -154,7 +154,7 @@ class LevelFinder:
         return self.with_intervals and wants_interval(self.spec)
 
     @cached_property
-    def nights(self) -> NightReader:
+    def reader(self) -> NightReader:
         """Return the reader that the partitions of a run share."""
         return NightReader(
             self.settings,
@@ -257,7 +257,7 @@ class _NightSearch:
             or window
         )
         kept_from = min(oldest.first.day, window.first.day)
-        return finder.nights.read(
+        return finder.reader.read(
             finder.scorers[number],
             number,
             window,

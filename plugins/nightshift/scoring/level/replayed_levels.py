@@ -78,9 +78,9 @@ class ReplayedLevels:
         return replace(predicted, answers=answers)
 
     def _mature(self, window: PartitionRange | None) -> list[MatureNight]:
-        nights = [self._night(day) for day in window.days] if window else []
+        scored = [self._night(day) for day in window.days] if window else []
         # Nothing was published on a day without rows.
-        return [night for night in nights if night is not None]
+        return [entry for entry in scored if entry is not None]
 
     def predictions(self, rows: pa.Table) -> Predictions:
         """Return the predictions of rows of any partitions, each moved by the level of its night.
