@@ -71,6 +71,11 @@ left join latest on t."{{ key }}" = latest.entity_key
     )
 {%- endmacro %}
 
+{#- How sure a prediction is; null in a warehouse whose table has no place for it yet. -#}
+{% macro interval_column(spec, name) -%}
+    {% if spec.get("lacks_intervals") %}null::double precision{% else %}t.{{ name }}{% endif %}
+{%- endmacro %}
+
 {#- What a person looks at first. -#}
 {% macro prediction_front(spec) -%}
     t."{{ spec.key }}",
@@ -80,9 +85,14 @@ left join latest on t."{{ key }}" = latest.entity_key
     {%- endfor %}
     {%- if spec.is_binary %}
     t.probability,
+    {{ interval_column(spec, "interval_low") }} as probability_low,
+    {{ interval_column(spec, "interval_high") }} as probability_high,
     t.is_positive,
     {%- else %}
     t.score as value,
+    {{ interval_column(spec, "median") }} as median,
+    {{ interval_column(spec, "interval_low") }} as value_low,
+    {{ interval_column(spec, "interval_high") }} as value_high,
     {%- endif %}
     t.decile
 {%- endmacro %}

@@ -144,8 +144,11 @@ def month_table(
     lines = []
     for result in results:
         values = [f"{result.model[name]:.3f} ({result.baseline[name]:.3f})" for name in metrics]
+        values += [f"{value:.3f}" for value in result.intervals.values()]
         lines.append([f"{result.month:%Y-%m}", f"{result.n_rows:,}", *values])
-    return ("month", "flights", *metrics), lines
+    # No month has other metrics than the first.
+    intervals = results[0].intervals if results else {}
+    return ("month", "flights", *metrics, *intervals), lines
 
 
 def markdown_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:

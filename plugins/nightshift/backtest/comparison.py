@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.metrics import METRICS
+from nightshift.contracts.metrics import METRICS, Task
 from nightshift.models.signature import numbers
+from nightshift.scoring.interval.interval_metrics import BAND_METRICS, measure_answers
 from nightshift.training.evaluation import measure
 from nightshift.training.statistics.block_bootstrap import Days, Statistic, draw_days, statistic
 from nightshift.training.statistics.confidence_intervals import (
@@ -71,6 +72,27 @@ class Comparison:
         """Measure predictions over all rows."""
         measured = measure(self.spec.task, self.label, predictions)
         return {name: measured[name] for name in metrics}
+
+    def interval_values(self, predictions: Predictions) -> dict[str, float]:
+        """Measure the intervals of all rows, or the bands night by night: then their mean."""
+        import numpy as np
+
+        answers = predictions.answers
+        if answers is None:
+            return {}
+        if self.spec.task is not Task.BINARY:
+            return measure_answers(self.spec, self.label, answers)
+        by_night = []
+        for day in np.unique(self.dates):
+            is_night = self.dates == day
+            measured = measure_answers(self.spec, self.label[is_night], answers[is_night])
+            if measured:
+                by_night.append(measured)
+        if not by_night:
+            return {}
+        return {
+            name: float(np.mean([values[name] for values in by_night])) for name in BAND_METRICS
+        }
 
     def by_month(self) -> Iterator[tuple[dt.date, Mask, Comparison]]:
         """Yield the first day of each predicted month, its rows, and the comparison on them."""

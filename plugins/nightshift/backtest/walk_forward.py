@@ -44,12 +44,14 @@ class MonthResult:
         n_rows: Predictions with a label.
         model: Metrics of the model, by name.
         baseline: Metrics of the rule, by name.
+        intervals: Metrics of the model's intervals; of a band the mean over the month's nights.
     """
 
     month: dt.date
     n_rows: int
     model: dict[str, float | None]
     baseline: dict[str, float | None]
+    intervals: dict[str, float]
 
 
 def labelled_rows(
@@ -129,7 +131,7 @@ def _train_and_predict(
     # Each night moves the level by what was mature on it, as scoring does.
     fit_end = split.holdout.last if spec.training.recipe.refit else split.validation.last
     levels = ReplayedLevels(spec, rows, training.served, fit_end.day)
-    return levels.predictions(current)
+    return levels.with_intervals(current)
 
 
 def _measure_months(
@@ -147,6 +149,7 @@ def _measure_months(
             n_rows=int(is_month.sum()),
             model=comparison.values(predictions.at(is_month), metrics),
             baseline=comparison.values(rule.at(is_month), metrics),
+            intervals=comparison.interval_values(predictions.at(is_month)),
         )
         results.append(result)
     return results

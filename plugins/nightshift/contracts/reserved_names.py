@@ -26,12 +26,13 @@ PREDICTION_COLUMNS = frozenset({
     "partition_date", "load_id", "shard", "event_timestamp", "score", "probability", "decile",
     "is_positive", "reasons", "model_version", "features_as_of", "score_source",
     "score_source_reason", "run_id", "published_at", "superseded_at", "outcome", "causes",
-    "outcome_known_at", "is_mature",
+    "outcome_known_at", "is_mature", "median", "interval_low", "interval_high",
 })  # fmt: skip
 # Columns of the analysts' views, in addition to those of prediction tables.
 VIEW_COLUMNS = frozenset({
     "predicted_day", "value", "base_probability", "base_value", "other_effects", "known_as_of",
     "log_loss", "absolute_error", "model", "feature", "reason", "rank", "comparison",
+    "value_low", "value_high", "probability_low", "probability_high",
 })  # fmt: skip
 # Columns that every feature view has for bookkeeping.
 FEATURE_COLUMNS = frozenset({"partition_date", "load_id", "as_of"})

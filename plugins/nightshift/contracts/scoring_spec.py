@@ -75,6 +75,34 @@ class Spine(Frozen):
         return self
 
 
+class Interval(Frozen):
+    """How sure a prediction says that it is.
+
+    A regression publishes a median and an interval for each row, a binary model the band of the
+    night. Source: docs/adr/0054-intervals.md.
+
+    Attributes:
+        level: Share of the outcomes that lies within the interval, and of the nights whose rate
+            lies within the band.
+        mature_nights: Newest mature nights that it is estimated from; those on which a training
+            measured its out-of-fold scores count until newer ones are there.
+        minimum_nights: Fewer nights give none.
+        adaptation: Of what the last nights missed, the share by which each moves the quantile that
+            the next ones take; 0 keeps the nominal quantiles.
+    """
+
+    level: float = Field(default=0.8, ge=0.5, le=0.98)
+    mature_nights: int = Field(default=28, ge=2, le=90)
+    minimum_nights: int = Field(default=10, ge=2)
+    adaptation: float = Field(default=0.2, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _has_nights_enough(self) -> Interval:
+        if self.minimum_nights > self.mature_nights:
+            raise ValueError("minimum_nights <= mature_nights")
+        return self
+
+
 class Scoring(Frozen):
     """How a partition is scored.
 
@@ -89,6 +117,7 @@ class Scoring(Frozen):
         spine: Where the entities stand without features; null leaves a partition without features
             to a person, unless the entity recurs.
         rescue_minutes_before_deadline: When the rescue checks whether the partition is published.
+        interval: The median and interval of each row, or the band of a night; null publishes none.
     """
 
     shards: int = Field(default=2, ge=1, le=1000)
@@ -98,6 +127,7 @@ class Scoring(Frozen):
     carry_over: CarryOver = CarryOver()
     spine: Spine | None = None
     rescue_minutes_before_deadline: int = Field(default=60, ge=1, le=1440)
+    interval: Interval | None = Interval()
 
 
 class Cause(Frozen):

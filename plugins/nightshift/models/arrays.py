@@ -18,6 +18,7 @@ Matrix = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 """Which rows, or which values, are meant."""
 Integers = npt.NDArray[np.int64]
+"""Positions, counts or days: a whole number per row or name."""
 Words = npt.NDArray[np.uint64]
 """Bit masks of 64 bits."""
 Arrays = dict[str, npt.NDArray[Any]]

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 EDGE = 1e-6
-"""Smallest distance of a probability from 0 and 1, so that no row makes the log loss infinite."""
+"""Smallest distance of a probability from 0 and 1.
+
+No row can make the log loss infinite then.
+"""
 _DIGITS = 9
 """Significant digits of fitted numbers: the last bits, which depend on the machine, must not reach
 the model file.

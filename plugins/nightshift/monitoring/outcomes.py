@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from nightshift.errors import NightshiftError
 from nightshift.monitoring.trigger import loss_lag_days
 from nightshift.registry.canary.record import CANARY
+from nightshift.scoring.interval.night_interval import COLUMNS as INTERVAL_COLUMNS
 from nightshift.warehouse.connection import label_queries
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
 from nightshift.warehouse.published import join_published, known_at_condition
@@ -169,8 +170,9 @@ def read_outcomes(
 
     Returns:
         One row per labelled entity, sorted by its key: ``score``, ``probability``,
-            ``is_positive``, ``decile``, ``model_version``, ``score_source``, ``label``, and the
-            columns of the slices and of the rule from the scored feature rows; None without
+            ``is_positive``, ``decile``, ``model_version``, ``score_source``, ``label``, the columns
+            of the slices and of the rule from the scored feature rows, and those of the interval;
+            None without
             predictions or labels.
     """
     from psycopg import sql
@@ -182,6 +184,9 @@ def read_outcomes(
     # A column may be both a slice and the rule's feature: it is selected once.
     slices = [part.column for part in spec.promotion.slices]
     columns = dict.fromkeys([*slices, spec.scoring.fallback.feature])
+    # A warehouse that was not migrated yet has no intervals.
+    table = table_columns(conn, "predictions", spec.name)
+    intervals = [name for name in INTERVAL_COLUMNS if name in table]
     query = sql.SQL(
         """
         with labels as ({labels}),
@@ -189,7 +194,7 @@ def read_outcomes(
         predictions as (select t.* from {predictions})
         select predictions.score, predictions.probability, predictions.is_positive,
             predictions.decile, predictions.model_version, predictions.score_source,
-            labels.label, {columns}
+            labels.label, {columns} {intervals}
         from predictions
         join features using (partition_date, {key})
         join labels using ({key})
@@ -201,6 +206,9 @@ def read_outcomes(
         features=_features_query(spec, evaluated),
         predictions=predictions_query(spec, evaluated),
         columns=sql.SQL(", ").join(sql.Identifier("features", name) for name in columns),
+        intervals=sql.SQL("").join(
+            sql.SQL(", {}").format(sql.Identifier("predictions", name)) for name in intervals
+        ),
     )
     rows = read_arrow(settings, query, is_label_query=True)
     return rows if rows.num_rows else None

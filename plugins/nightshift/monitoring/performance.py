@@ -11,7 +11,9 @@ from nightshift.models.predictions import Predictions
 from nightshift.models.signature import numbers
 from nightshift.monitoring.estimation import DECILE
 from nightshift.registry.canary.record import CANARY
-from nightshift.training.evaluation import MetricValue, evidence, rule_predictions
+from nightshift.scoring.interval.interval_metrics import measure_answers
+from nightshift.scoring.interval.night_interval import COLUMNS as INTERVAL_COLUMNS
+from nightshift.training.evaluation import MetricValue, evidence, rule_predictions, slice_masks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,6 +91,26 @@ def measure_performance(spec: ModelSpec, rows: pa.Table) -> list[Performance]:
             performance.append(Performance(*key, part.value, baseline[key], part.n_rows))
     if spec.task is Task.REGRESSION and DECILE in rows.column_names:
         performance += _by_decile(rows, published, label)
+    return performance + _measure_intervals(spec, rows, label)
+
+
+def _measure_intervals(spec: ModelSpec, rows: pa.Table, label: Vector) -> list[Performance]:
+    """Return how often the intervals were right, and how wide: of all rows and of each slice."""
+    import numpy as np
+
+    if not set(INTERVAL_COLUMNS) <= set(rows.column_names):
+        return []
+    answers = np.column_stack([numbers(rows, name) for name in INTERVAL_COLUMNS])
+    parts = [(ALL_ROWS, "", np.ones(label.size, dtype=bool))]
+    # A band is about the whole night, an interval about each row.
+    if spec.task is Task.REGRESSION:
+        for declared in spec.promotion.slices:
+            parts += [(declared.column, *part) for part in slice_masks(declared, rows)]
+    performance = []
+    for name, level, mask in parts:
+        n_rows = int(mask.sum())
+        for metric, value in measure_answers(spec, label[mask], answers[mask]).items():
+            performance.append(Performance(name, level, metric, value, None, n_rows))
     return performance
 
 

@@ -40,7 +40,9 @@ class Drawings:
         band = [(row["partition_date"], row["low"], row["high"]) for row in known]
         expected = Series("estimate, 90 % band", "quiet-line", _points(estimates, "estimate"), band)
         title = f"{metric} of the model and of the fallback rule, by partition"
-        lines = (expected, baseline, model) if estimates else (baseline, model)
+        # The rule has no interval: metrics of those have one line.
+        lines = (baseline, model) if baseline.points or not model.points else (model,)
+        lines = (expected, *lines) if estimates else lines
         return day_lines(title, lines, metric)
 
     def metric(self, rows: Sequence[Row], metric: str) -> Markup:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
+from nightshift.scoring.interval.night_interval import COLUMNS as INTERVAL_COLUMNS
 from nightshift.scoring.plan import MODEL_STEPS, digest_rows
 from nightshift.transformation.feature_manifest import (
     FeatureLoad,
     OriginLostError,
     find_feature_load,
 )
+from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -38,7 +40,7 @@ class Prediction:
         load_id: The load that wrote it, which is or was published.
         is_current: Whether readers see it now.
         version: The model version; None if no model scored it.
-        values: ``PREDICTION_COLUMNS`` as analysts read them.
+        values: ``PREDICTION_COLUMNS`` and the interval, as analysts read them.
         score_source: The step of the fallback chain.
     """
 
@@ -123,7 +125,10 @@ def _select(
     from psycopg import sql
 
     key = sql.Identifier(spec.entity.key)
-    columns = [sql.Identifier("t", name) for name in PREDICTION_COLUMNS]
+    # A warehouse that was not migrated yet has no intervals.
+    table = table_columns(conn, "predictions", spec.name)
+    names = [*PREDICTION_COLUMNS, *(name for name in INTERVAL_COLUMNS if name in table)]
+    columns = [sql.Identifier("t", name) for name in names]
     # Superseded loads count too, so the ledger selects the rows; the pointer only marks them.
     query = sql.SQL(
         """
@@ -145,7 +150,7 @@ def _select(
     )
     predictions: list[Prediction] = []
     for entity, day, load_id, is_current, version, source, *cells in conn.execute(query, values):
-        by_name = dict(zip(PREDICTION_COLUMNS, cells, strict=True))
+        by_name = dict(zip(names, cells, strict=True))
         prediction = Prediction(entity, day, load_id, is_current, version, by_name, source)
         predictions.append(prediction)
     return predictions

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 from nightshift.errors import NightshiftError
 from nightshift.models.shapley.shap_values import METHOD
 from nightshift.provenance.predictions import (
-    PREDICTION_COLUMNS,
     Prediction,
     feature_loads,
     reason_methods,
 )
 from nightshift.provenance.rebuild import Row, RowKey, rebuild_rows
-from nightshift.scoring.level.level_records import shifts_of
+from nightshift.scoring.level.level_records import RecordedAnswers, answers_of
 from nightshift.scoring.model_loading import load_version
 from nightshift.scoring.scorer import score_rows
 from nightshift.training.feature_query import select_rows
@@ -102,7 +101,8 @@ def replay_predictions(
         methods = reason_methods(conn, spec, predictions)
         versions = sorted({p.version for p in predictions if p.version is not None})
         models = {version: load_version(settings, conn, spec, version) for version in versions}
-        shifts = shifts_of(conn, spec, [p.load_id for p in predictions])
+        load_ids = [p.load_id for p in predictions]
+        recorded = answers_of(conn, spec, load_ids)
 
     # The connection is closed here: a rebuild takes minutes, and opens its own.
     rows = [(loads[p.load_id, p.day], p.key) for p in predictions]
@@ -112,21 +112,21 @@ def replay_predictions(
     for version, model in models.items():
         # All rows of a version are scored in one batch.
         batch: list[tuple[RowKey, int]] = []
-        # A load keeps the level that it was scored with.
-        levels: list[float] = []
+        # A load keeps the level and the interval that it was scored with.
+        answers: list[RecordedAnswers] = []
         for prediction, row in zip(predictions, rows, strict=True):
             if prediction.version == version and row in rebuilt:
                 batch.append((row, prediction.load_id))
-                level = (prediction.load_id, prediction.day, version)
-                levels.append(shifts.get(level, 0.0))
-        scored = _score(settings, spec, model, [rebuilt[row] for row, _ in batch], levels)
+                load = (prediction.load_id, prediction.day, version)
+                answers.append(recorded.get(load, RecordedAnswers()))
+        scored = _score(settings, spec, model, [rebuilt[row] for row, _ in batch], answers)
         for (row, load_id), score in zip(batch, scored, strict=True):
             scores[load_id, row] = score
 
     replays: list[Replay] = []
     for prediction, row in zip(predictions, rows, strict=True):
         score = scores.get((prediction.load_id, row), {})
-        replayed_values = {name: score.get(name) for name in PREDICTION_COLUMNS}
+        replayed_values = {name: score.get(name) for name in prediction.values}
         published = _named_values(stored.get(row, {}), prediction.values)
         replayed = _named_values(rebuilt.get(row, {}), replayed_values)
         method = methods.get(prediction.load_id)
@@ -150,9 +150,9 @@ def _score(
     spec: ModelSpec,
     model: TrainedModel,
     rows: list[Row],
-    levels: list[float],
+    answers: list[RecordedAnswers],
 ) -> list[Row]:
-    """Return ``PREDICTION_COLUMNS`` of feature rows, each moved by the level of its load."""
+    """Return the prediction of feature rows, each by the level and interval of its load."""
     import numpy as np
     import pyarrow as pa
     from psycopg import sql
@@ -164,8 +164,9 @@ def _score(
     schema = read_arrow(settings, query).schema
     selected = [{name: row[name] for name in schema.names} for row in rows]
     table = pa.Table.from_pylist(selected, schema=schema)
-    shift = np.array(levels)
-    scored = score_rows(model, table, spec.scoring.reasons, spec.scoring.engine, shift)
+    shift = np.array([answer.shift for answer in answers])
+    intervals = [answer.interval for answer in answers]
+    scored = score_rows(model, table, spec.scoring.reasons, spec.scoring.engine, shift, intervals)
     scores: list[Row] = scored.to_pylist()
     for score, row in zip(scores, rows, strict=True):
         score["reasons"] = json.loads(score["reasons"])

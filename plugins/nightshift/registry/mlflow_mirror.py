@@ -175,7 +175,9 @@ def _log_run(
         "version": version.version,
         "partition": version.partition_date.isoformat(),
     }
-    mlflow.log_params(trained.training | parameters)
+    # A table is no parameter, and MLflow refuses long ones; model.json has it.
+    facts = {name: value for name, value in trained.training.items() if name != "unseen_nights"}
+    mlflow.log_params(facts | parameters)
     for source, values in version.metrics.items():
         known = {f"{source}.{name}": value for name, value in values.items() if value is not None}
         mlflow.log_metrics(known)

@@ -95,13 +95,20 @@ def shard_query(
 def features_of_load(
     spec: ModelSpec, load: LoadRecord, features: Sequence[str], share: float = 1.0
 ) -> sql.Composed:
-    """Return the query of the rows of one load, as ``shard_query``, in no order.
+    """Return the query of the rows of one load, as ``features_of_loads``."""
+    return features_of_loads(spec, [load], features, share)
+
+
+def features_of_loads(
+    spec: ModelSpec, loads: Sequence[LoadRecord], features: Sequence[str], share: float = 1.0
+) -> sql.Composed:
+    """Return the query of the rows of some loads, as ``shard_query``, in no order.
 
     Below 1, ``share`` takes the entities that a training set's sample of this share has.
     """
     from psycopg import sql
 
-    condition = _in_loads([load.key])
+    condition = _in_loads(load.key for load in loads)
     if share < 1:
         key = sql.Identifier(spec.entity.key)
         condition += sql.SQL(" and ") + in_sample(key, share)

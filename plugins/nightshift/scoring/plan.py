@@ -18,6 +18,7 @@ from nightshift.contracts.partitions import PartitionRange, consecutive_ranges
 from nightshift.contracts.yaml_document import Frozen
 from nightshift.models.shapley.shap_values import METHOD
 from nightshift.registry.canary.membership import hash_bound, in_canary_condition
+from nightshift.scoring.interval.night_interval import NightInterval, interval_columns
 from nightshift.scoring.prediction_tables import predictions_target
 from nightshift.warehouse.partition_write import PartitionWrite
 
@@ -93,8 +94,11 @@ class CanaryChoice:
         """Return what determines its rows; empty where it has none."""
         if self.problem is not None:
             return ""
-        level = self.level.level.input if self.level else ""
-        return f"{self.digest} {self.canary.share!r} {self.canary.reason} {level}"
+        moved = ""
+        if self.level:
+            interval = self.level.interval.interval
+            moved = f"{self.level.level.input} {interval.input if interval else ''}"
+        return f"{self.digest} {self.canary.share!r} {self.canary.reason} {moved}"
 
     def plan_for(self, features: LoadRecord) -> CanaryPlan:
         """Return its plan of the partition of a feature load."""
@@ -106,6 +110,7 @@ class CanaryChoice:
             reason=self.canary.reason,
             features=features.content_hash,
             level_shift=self.level.level.shift if self.level else 0.0,
+            interval=self.level.interval.interval if self.level else None,
             problem=self.problem,
         )
 
@@ -147,20 +152,25 @@ class VersionChoice:
 
     @property
     def level_days(self) -> int:
-        """Return how many days before the partition its levels look back; 0 without a level."""
-        firsts = [record.level.first_night for record in self.levels]
+        """Return how many days before the partition level and interval look back; 0 without."""
+        firsts = []
+        for record in self.levels:
+            interval = record.interval.interval
+            firsts += [record.level.first_night, interval.read_from if interval else None]
         return max(((self.day - first).days for first in firsts if first), default=0)
 
 
 def inputs_of(spec: ModelSpec, choices: Iterable[VersionChoice]) -> dict[str, str]:
     """Return digests of everything that determines the predictions, except past scores."""
-    features, models, levels, canaries = [], [], [], []
+    features, models, levels, intervals, canaries = [], [], [], [], []
     for choice in choices:
         day = str(choice.day)
         if choice.canary and choice.canary.input:
             canaries.append([day, choice.canary.input])
         if choice.level and choice.level.level.input:
             levels.append([day, choice.level.level.input])
+        if choice.level and choice.level.interval.interval:
+            intervals.append([day, choice.level.interval.interval.input])
         features.append([day, choice.features.content_hash])
         models.append([day, f"{choice.source} {choice.digest} {choice.reason or ''}"])
     inputs = {
@@ -173,6 +183,8 @@ def inputs_of(spec: ModelSpec, choices: Iterable[VersionChoice]) -> dict[str, st
     # Where nothing is added, the inputs are those of a model whose level is switched off.
     if levels:
         inputs["levels"] = digest_rows(levels)
+    if intervals:
+        inputs["intervals"] = digest_rows(intervals)
     # Likewise: a canary that cannot score leaves the champion's predictions as they are.
     if canaries:
         inputs["canaries"] = digest_rows(canaries)
@@ -207,6 +219,7 @@ class CanaryPlan(Frozen):
         reason: What its rows say.
         features: Content hash of the features.
         level_shift: The level of its scores.
+        interval: How far outcomes lie from them; None without one.
         problem: Why the champion scores every row; None where the canary scores its share.
     """
 
@@ -217,6 +230,7 @@ class CanaryPlan(Frozen):
     reason: str
     features: str
     level_shift: float = 0.0
+    interval: NightInterval | None = None
     problem: str | None = None
 
     @property
@@ -244,6 +258,7 @@ class DayPlan(Frozen):
         score_source_reason: Why no better step scores; None for a champion.
         past: Where last scores are taken from, the newest first.
         level_shift: The level of the version's scores: what is added to log-odds, or values.
+        interval: How far outcomes lie from them; None without one.
         canary: The challenger that was planned for a share of the entities; None without one.
     """
 
@@ -254,6 +269,7 @@ class DayPlan(Frozen):
     score_source_reason: str | None = None
     past: tuple[PastScores, ...] = ()
     level_shift: float = 0.0
+    interval: NightInterval | None = None
     canary: CanaryPlan | None = None
 
     @property
@@ -334,16 +350,21 @@ class ScorePlan(Frozen):
         return PartitionWrite(self.load_id, (predictions_target(spec),), self.partitions)
 
 
-def level_shifts(days: Sequence[DayPlan], rows: pa.RecordBatch) -> Vector:
-    """Return the level of each row's night, shape (n,): a batch may hold rows of several days."""
-    import numpy as np
+def day_positions(days: Sequence[DayPlan], rows: pa.RecordBatch) -> pa.Array:
+    """Return which of the days each row is of: a batch may hold rows of several days."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     planned_dates = pa.array([day.partition_date for day in days], pa.date32())
-    day_index = pc.index_in(rows.column("partition_date"), planned_dates)
+    return pc.index_in(rows.column("partition_date"), planned_dates)
+
+
+def level_shifts(days: Sequence[DayPlan], rows: pa.RecordBatch) -> Vector:
+    """Return the level of each row's night, shape (n,)."""
+    import numpy as np
+
     shifts = np.array([day.level_shift for day in days], dtype=np.float64)
-    of_rows: Vector = np.take(shifts, day_index.to_numpy())
+    of_rows: Vector = np.take(shifts, day_positions(days, rows).to_numpy())
     return of_rows
 
 
@@ -368,3 +389,11 @@ def version_of_row(spec: ModelSpec, plan: ScorePlan, rows: str) -> sql.Composabl
                 version=version,
             )
     return version
+
+
+def day_intervals(
+    days: Sequence[DayPlan], rows: pa.RecordBatch, scored: pa.Table
+) -> dict[str, pa.Array]:
+    """Return the columns of the interval of each row's night."""
+    intervals = [day.interval for day in days]
+    return interval_columns(intervals, day_positions(days, rows).to_numpy(), scored)

@@ -165,6 +165,7 @@ def _plan_day(choice: VersionChoice, past: tuple[PastScores, ...]) -> DayPlan:
         score_source_reason=choice.reason,
         past=past,
         level_shift=choice.level.level.shift if choice.level else 0.0,
+        interval=choice.level.interval.interval if choice.level else None,
         canary=choice.canary.plan_for(choice.features) if choice.canary else None,
     )
 

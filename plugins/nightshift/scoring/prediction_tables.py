@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
+from nightshift.scoring.interval.night_interval import COLUMNS as INTERVAL_COLUMNS
 from nightshift.warehouse.damage import find_damage_cheaply, version_records
 from nightshift.warehouse.relations.columns import table_columns
 from nightshift.warehouse.relations.prediction_columns import describe_table
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 SCHEMA = "predictions"
+ADDED_COLUMNS = ("causes", *INTERVAL_COLUMNS)
+"""Columns that tables of before do not have: rows are staged without them."""
 
 
 def model_query(spec: ModelSpec, query: str, **parts: sql.Composable) -> sql.Composed:
@@ -54,9 +57,9 @@ def predictions_target(spec: ModelSpec) -> Target:
     return Target(spec.predictions_dataset, SCHEMA, spec.name, (spec.entity.key,))
 
 
-def has_causes(conn: Connection, spec: ModelSpec) -> bool:
-    """Return whether the table has a place for causes: not before the warehouse was migrated."""
-    return "causes" in table_columns(conn, SCHEMA, spec.name)
+def missing_columns(conn: Connection, spec: ModelSpec) -> set[str]:
+    """Return the columns that the table lacks until the warehouse is migrated."""
+    return set(ADDED_COLUMNS) - table_columns(conn, SCHEMA, spec.name).keys()
 
 
 def ensure_prediction_relations(
@@ -117,6 +120,9 @@ create table {predictions} (
     score_source_reason text,
     run_id text not null,
     causes jsonb,
+    median double precision,
+    interval_low double precision,
+    interval_high double precision,
     primary key (load_id, partition_date, {key})
 )
 """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nightshift.errors import NightshiftError, stack_of
 from nightshift.models.engines.engine import choose_engine
 from nightshift.models.shapley.shap_values import Contributions
+from nightshift.scoring.interval.night_interval import interval_columns
 from nightshift.scoring.reasons import sums_by_cause, top_reasons
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.scoring_spec import Cause, EngineChoice
     from nightshift.models.arrays import Matrix
     from nightshift.models.trained_model import TrainedModel
+    from nightshift.scoring.interval.night_interval import NightInterval
 
     Vector = npt.NDArray[np.float64]
 
@@ -110,7 +112,12 @@ class Scorer:
         # Without reasons nothing is explained, and any matrix will do.
         added = self.contributions.of(matrix) if self.contributions else matrix
         names = self._model.signature.names
-        reasons = top_reasons(added, names, table, self._n_reasons)
+        reasons = top_reasons(
+            added,
+            names,
+            table,
+            self._n_reasons,
+        )
         columns = {
             "score": pa.array(predicted.score),
             "probability": probability,
@@ -129,7 +136,11 @@ class Scorer:
         # An explanation is no reason to publish an older model's scores, or none.
         try:
             if np.isfinite(contributions).all():
-                return sums_by_cause(contributions, self._model.signature.names, self._causes)
+                return sums_by_cause(
+                    contributions,
+                    self._model.signature.names,
+                    self._causes,
+                )
             logger.warning("Some contributions are not finite: these rows have no causes.")
         except Exception as error:  # noqa: BLE001
             logger.warning("These rows have no causes:\n%s", stack_of(error))
@@ -142,6 +153,7 @@ def score_rows(
     n_reasons: int,
     engine: EngineChoice = "auto",
     shift: Vector | None = None,
+    intervals: Sequence[NightInterval | None] | None = None,
 ) -> pa.Table:
     """Score rows that are in memory, ``BATCH_ROWS`` at a time; as ``Scorer.score``.
 
@@ -151,20 +163,39 @@ def score_rows(
         n_reasons: As for ``Scorer``.
         engine: As for ``Scorer``.
         shift: The level of each row's night, shape (n,); None adds nothing.
+        intervals: The interval of each row's night, for its columns; None adds none.
 
     Raises:
         SignatureError: The rows do not fit the model's signature.
         ChampionBrokenError: A score is not finite.
     """
+    import numpy as np
     import pyarrow as pa
 
-    scorer = Scorer(model, n_reasons, engine)
+    scorer = Scorer(
+        model,
+        n_reasons,
+        engine,
+    )
     # No rows make one empty batch, which gives the columns their types.
     parts = []
-    for start in range(0, max(rows.num_rows, 1), BATCH_ROWS):
+    for start in range(
+        0,
+        max(rows.num_rows, 1),
+        BATCH_ROWS,
+    ):
         of_batch = 0.0 if shift is None else shift[start : start + BATCH_ROWS]
         parts.append(scorer.score(rows.slice(start, BATCH_ROWS), of_batch))
-    return pa.concat_tables(parts)
+    scored = pa.concat_tables(parts)
+    if intervals is not None:
+        columns = interval_columns(
+            intervals,
+            np.arange(rows.num_rows),
+            scored,
+        )
+        for name, column in columns.items():
+            scored = scored.append_column(name, column)
+    return scored
 
 
 def _refuse_unusable(score: Vector, probability: Vector | None) -> None:
@@ -199,7 +230,12 @@ def try_model(
     """
     import numpy as np
 
-    scorer = Scorer(model, n_reasons, engine, causes)
+    scorer = Scorer(
+        model,
+        n_reasons,
+        engine,
+        causes,
+    )
     scorer.score(rows)
     if scorer.contributions is None:
         return
@@ -207,7 +243,12 @@ def try_model(
     matrix = model.encode(rows)
     added = scorer.contributions.of(matrix).sum(axis=1)
     base = scorer.engine.raw(matrix) - added
-    if rows.num_rows and not np.allclose(base, base[0], rtol=TOLERANCE, atol=TOLERANCE):
+    if rows.num_rows and not np.allclose(
+        base,
+        base[0],
+        rtol=TOLERANCE,
+        atol=TOLERANCE,
+    ):
         raise ChampionBrokenError(
             "The champion's contributions do not add up to its scores.",
             todo="Roll the champion back.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,8 @@ from nightshift.prefetch import Prefetcher
 from nightshift.scoring.canary.rows import days_by_canary, open_canary
 from nightshift.scoring.feature_rows import in_key_order, shard_query
 from nightshift.scoring.model_loading import Models, blame_model, load_scorer, load_version
-from nightshift.scoring.plan import level_shifts
-from nightshift.scoring.prediction_tables import SCHEMA, has_causes, model_query
+from nightshift.scoring.plan import day_intervals, day_positions, level_shifts
+from nightshift.scoring.prediction_tables import SCHEMA, missing_columns, model_query
 from nightshift.scoring.without_model.rows import stage_without_model
 from nightshift.warehouse.fast_io.arrow_io import stream_arrow
 from nightshift.warehouse.fast_io.copy_stream import append_stream
@@ -64,9 +64,10 @@ def stage_shard(conn: Connection, job: ShardJob) -> None:
     name = f"shard {job.shard} of {job.spec.name}"
     n_expected = _expected_rows(conn, job)
     scored = _scored_batches(job, models)
-    # New code on a warehouse that was not migrated yet: the night does not wait for the column.
-    if job.spec.analytics.causes and not has_causes(conn, job.spec):
-        scored = (rows.drop_columns(["causes"]) for rows in scored)
+    # New code on a warehouse that was not migrated yet: the night does not wait for a column.
+    missing = missing_columns(conn, job.spec)
+    if missing:
+        scored = (_without(rows, missing) for rows in scored)
     with Prefetcher(scored) as batches:
         append_stream(
             job.settings,
@@ -76,6 +77,10 @@ def stage_shard(conn: Connection, job: ShardJob) -> None:
             lambda transaction: _clear_rows(transaction, job, job.plan.days_with_model),
             job.run.application_name,
         )
+
+
+def _without(rows: pa.Table, names: Collection[str]) -> pa.Table:
+    return rows.drop_columns([name for name in rows.column_names if name in names])
 
 
 def load_models(conn: Connection, job: ShardJob) -> Models:
@@ -161,23 +166,21 @@ def _canary_rows(job: ShardJob, canary: CanaryRows, rows: pa.RecordBatch) -> Ite
 def _prediction_rows(
     job: ShardJob, days: Sequence[DayPlan], rows: pa.RecordBatch, scored: pa.Table
 ) -> pa.Table:
-    """Return the columns of the predictions table, shape (n, 15), with causes (n, 16)."""
+    """Return the columns of the predictions table, shape (n, 18), with causes (n, 19)."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     # A batch may hold rows of several days, and each day has its own step and reason.
-    dates = rows.column("partition_date")
-    planned_dates = pa.array([day.partition_date for day in days], pa.date32())
-    day_index = pc.index_in(dates, planned_dates)
+    day_index = day_positions(days, rows)
     sources = pa.array([day.score_source for day in days], pa.string())
     reasons = pa.array([day.score_source_reason for day in days], pa.string())
     key = job.spec.entity.key
     columns = {
-        "partition_date": dates,
+        "partition_date": rows.column("partition_date"),
         key: rows.column(key),
         "event_timestamp": rows.column(job.spec.event_timestamp),
         "features_as_of": rows.column("as_of"),
         **dict(zip(scored.column_names, scored.columns, strict=True)),
+        **day_intervals(days, rows, scored),
         "score_source": sources.take(day_index),
         "score_source_reason": reasons.take(day_index),
     }

@@ -10,6 +10,7 @@ import numpy as np
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.models.signature import numbers
+from nightshift.models.unseen_nights import summarise_nights
 from nightshift.training.evaluation import MetricValue, evidence, measure, overall, rule_predictions
 from nightshift.training.figures import draw_training
 from nightshift.training.model_fit import choose_threshold, fit_recipe, refit_recipe
@@ -247,8 +248,16 @@ def _with_facts(
         fit.model,
         decile_edges=tuple(edges.tolist()),
         metrics=metrics,
-        training={**fit.model.training, **facts},
+        training={**fit.model.training, **facts, "unseen_nights": _unseen_nights(fit)},
     )
+
+
+def _unseen_nights(fit: RecipeFit) -> list[dict[str, Any]]:
+    """Return how wrong the recipe was on each out-of-fold day; none for rows without a day."""
+    # Rows of a test have no partition: they all have the day 0.
+    if not fit.scores.day.any():
+        return []
+    return summarise_nights(fit.scores.day, fit.scores.label, fit.unseen)
 
 
 def metric_by_day(spec: ModelSpec, results: list[HoldoutResult]) -> dict[str, dict[str, float]]:

@@ -98,10 +98,15 @@ class RecipeFit:
     n_rounds: int
 
     @property
+    def unseen(self) -> Predictions:
+        """Return the model's predictions of the out-of-fold rows."""
+        raw = self.scores.blended(self.model.training["linear_share"])
+        return self.model.from_raw(raw + self.model.training["shift"])
+
+    @property
     def unseen_score(self) -> Vector:
         """Return the model's scores of the out-of-fold rows, shape (n,), for its deciles."""
-        raw = self.scores.blended(self.model.training["linear_share"])
-        return self.model.from_raw(raw + self.model.training["shift"]).score
+        return self.unseen.score
 
 
 def fit_model(

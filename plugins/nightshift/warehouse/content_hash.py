@@ -22,9 +22,12 @@ VOLATILE_COLUMNS = frozenset(
 """Columns that tell how a row came here, not its content: left out of the content hash."""
 VERSION_COLUMNS = frozenset({"known_at"})
 """Left out for raw data too: the same content delivered again is the same version."""
-DERIVED_COLUMNS = {"predictions": frozenset({"causes"})}
-"""By schema: sums of what is hashed already, for people. Another grouping of the same contributions
-is not another prediction. Source: docs/adr/0053-causes-and-features.md.
+DERIVED_COLUMNS = {
+    "predictions": frozenset({"causes", "median", "interval_low", "interval_high"}),
+}
+"""By schema: what follows from values that are hashed already. Another grouping of the same
+contributions is not another prediction, nor is it to be surer of the same one. Sources:
+docs/adr/0053-causes-and-features.md, docs/adr/0054-intervals.md.
 """
 _MAJOR_VERSION = 10_000
 """Divisor of the server's version: 160004 is PostgreSQL 16.4."""

@@ -166,6 +166,7 @@ def _steps(days: Sequence[DayPlan]) -> list[DayPlan]:
                 "score_source": CANARY,
                 "score_source_reason": canary.reason,
                 "level_shift": canary.level_shift,
+                "interval": canary.interval,
             }
             steps.append(day.model_copy(update=step))
     return steps

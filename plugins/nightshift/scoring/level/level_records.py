@@ -1,12 +1,16 @@
-"""The record of each level, ``ops.score_levels``: for people, and for reruns of a partition."""
+"""The record of each level and interval, ``ops.score_levels``: for people, and for reruns."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nightshift.scoring.interval.estimate import NO_INTERVAL, IntervalEstimate
+from nightshift.scoring.interval.night_interval import COLUMNS, NightInterval
 from nightshift.scoring.level.night_level import NightLevel
+from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -42,18 +46,20 @@ class LevelSubject:
 
 @dataclass(frozen=True)
 class LevelRecord:
-    """The level of a subject, as it is recorded.
+    """The level and the interval of a subject, as they are recorded.
 
     Attributes:
-        subject: What it belongs to.
+        subject: What they belong to.
         version: The version.
         level: The level.
+        interval: The interval, or why there is none.
         seconds: What the estimate took.
     """
 
     subject: LevelSubject
     version: int
     level: NightLevel
+    interval: IntervalEstimate = NO_INTERVAL
     seconds: float = 0.0
 
 
@@ -62,16 +68,29 @@ def has_records(conn: Connection) -> bool:
     return conn.execute("select to_regclass('ops.score_levels')").fetchone() != (None,)
 
 
-def published_level(conn: Connection, subject: LevelSubject) -> NightLevel | None:
-    """Return the level with which a subject was published before; None if it never was.
+def has_interval_records(conn: Connection, spec: ModelSpec) -> bool:
+    """Return whether intervals have their place: not before the warehouse was migrated."""
+    predictions = table_columns(conn, "predictions", spec.name)
+    return _records_intervals(conn) and predictions.keys() >= set(COLUMNS)
 
-    A rerun takes it, also where it was 0 for a reason: the same inputs keep the same content. A
-    load that was declared void (``nightshift void``) keeps nothing.
+
+def _records_intervals(conn: Connection) -> bool:
+    return "interval" in table_columns(conn, "ops", "score_levels")
+
+
+def published_answers(
+    conn: Connection, subject: LevelSubject
+) -> tuple[NightLevel, IntervalEstimate] | None:
+    """Return level and interval with which a subject was published; None if it never was.
+
+    A rerun takes them, also where there was none for a reason: the same inputs keep the same
+    content. A load that was declared void (``nightshift void``) keeps nothing.
     """
+    interval = "v.interval, v.interval_reason" if _records_intervals(conn) else "null, null"
     row = conn.execute(
-        """
+        f"""
         select v.shift, v.estimate, v.n_nights, v.n_rows, v.first_night, v.last_night, v.evidence,
-            v.reason
+            v.reason, {interval}
         from ops.score_levels v
         join ops.loads l using (dataset, partition_date, load_id)
         where v.dataset = %s and v.partition_date = %s and v.model_digest = %s
@@ -83,7 +102,7 @@ def published_level(conn: Connection, subject: LevelSubject) -> NightLevel | Non
                     and g.event = 'voided'
             )
         order by v.load_id desc limit 1
-        """,
+        """,  # noqa: S608 - columns of our own
         [
             subject.dataset,
             subject.day,
@@ -92,17 +111,25 @@ def published_level(conn: Connection, subject: LevelSubject) -> NightLevel | Non
             subject.spec_digest,
         ],
     ).fetchone()
-    return NightLevel(*row) if row else None
+    if row is None:
+        return None
+    *level, interval, reason = row
+    return NightLevel(*level), IntervalEstimate(_interval(interval), reason)
+
+
+def _interval(document: object) -> NightInterval | None:
+    return None if document is None else NightInterval.model_validate(document)
 
 
 def record_levels(
     conn: Connection, load_id: int, records: Iterable[LevelRecord], run: RunContext
 ) -> None:
-    """Record the levels of a begun load, before its first row is staged; idempotent."""
+    """Record levels and intervals of a begun load before its first row is staged; idempotent."""
     rows = []
     for record in records:
         subject, level = record.subject, record.level
-        row = {
+        interval = record.interval.interval
+        row: dict[str, object] = {
             "dataset": subject.dataset,
             "day": subject.day,
             "load_id": load_id,
@@ -113,45 +140,68 @@ def record_levels(
             "spec_digest": subject.spec_digest,
             "run_id": run.run_id,
             "seconds": record.seconds,
+            "interval": None if interval is None else json.dumps(interval.model_dump(mode="json")),
+            "interval_reason": record.interval.reason,
         }
         rows.append(row)
-    if has_records(conn):
-        with conn.cursor() as cursor:
-            cursor.executemany(_RECORD, rows)
+    if not has_records(conn):
+        return
+    has_place = _records_intervals(conn)
+    columns = ", interval, interval_reason" if has_place else ""
+    values = ", %(interval)s, %(interval_reason)s" if has_place else ""
+    with conn.cursor() as cursor:
+        cursor.executemany(_RECORD.format(columns=columns, values=values).encode(), rows)
 
 
 _RECORD = """
 insert into ops.score_levels (
     dataset, partition_date, load_id, model_version, shift, estimate, n_nights, n_rows,
     first_night, last_night, reason, evidence, model_digest, features_hash, spec_digest, run_id,
-    seconds
+    seconds{columns}
 )
 values (
     %(dataset)s, %(day)s, %(load_id)s, %(version)s, %(shift)s, %(estimate)s, %(n_nights)s,
     %(n_rows)s, %(first_night)s, %(last_night)s, %(reason)s, %(evidence)s, %(model_digest)s,
-    %(features_hash)s, %(spec_digest)s, %(run_id)s, %(seconds)s
+    %(features_hash)s, %(spec_digest)s, %(run_id)s, %(seconds)s{values}
 )
 on conflict (dataset, partition_date, load_id, model_version) do nothing
 """
 
 
-def shifts_of(
+@dataclass(frozen=True)
+class RecordedAnswers:
+    """What the predictions of a load were made with, besides its version.
+
+    Attributes:
+        shift: What was added.
+        interval: The interval; None without one.
+    """
+
+    shift: float = 0.0
+    interval: NightInterval | None = None
+
+
+def answers_of(
     conn: Connection, spec: ModelSpec, load_ids: Iterable[int]
-) -> dict[tuple[int, dt.date, int], float]:
-    """Return what was added to the predictions of some loads, by load, partition and version.
+) -> dict[tuple[int, dt.date, int], RecordedAnswers]:
+    """Return level and interval of the predictions of some loads, by load, partition and version.
 
     Loads of before there were levels have none, and rows without a model neither.
     """
     if not has_records(conn):
         return {}
+    interval = "interval" if _records_intervals(conn) else "null"
     rows = conn.execute(
-        """
-        select load_id, partition_date, model_version, shift from ops.score_levels
+        f"""
+        select load_id, partition_date, model_version, shift, {interval} from ops.score_levels
         where dataset = %s and load_id = any(%s)
-        """,
+        """,  # noqa: S608 - columns of our own
         [spec.predictions_dataset, sorted(set(load_ids))],
     )
-    return {(load_id, day, version): shift for load_id, day, version, shift in rows}
+    return {
+        (load_id, day, version): RecordedAnswers(shift, _interval(document))
+        for load_id, day, version, shift, document in rows
+    }
 
 
 def published_shift(conn: Connection, spec: ModelSpec, partition: Partition, version: int) -> float:

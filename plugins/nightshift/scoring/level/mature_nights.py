@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.models.signature import numbers
-from nightshift.scoring.feature_rows import features_of_load
+from nightshift.scoring.feature_rows import features_of_loads
 from nightshift.scoring.level.night_level import MatureNight
 from nightshift.training.feature_query import features_target
 from nightshift.training.training_query import TrainingQuery, in_sample
@@ -39,6 +40,8 @@ BUDGET_SECONDS = 20.0
 """How long the level of a partition may take: then it is scored without one."""
 STATEMENT_SECONDS = 10
 """Limit of one query of the level."""
+NIGHTS_AT_ONCE = 14
+"""Nights that one query reads."""
 MAXIMUM_ROWS = 100_000
 """Of all nights of a partition: more are sampled by a hash of the key, as a training set is."""
 
@@ -81,7 +84,12 @@ class NightReader:
     _deadline: float = 0.0
 
     def read(
-        self, scorer: Scorer, version: int, window: PartitionRange, features: LoadRecord
+        self,
+        scorer: Scorer,
+        version: int,
+        window: PartitionRange,
+        features: LoadRecord,
+        kept_from: dt.date,
     ) -> list[MatureNight]:
         """Return the nights that are published and whose labels a partition knew, in order.
 
@@ -90,6 +98,7 @@ class NightReader:
             version: The version.
             window: Their partitions.
             features: The load that is scored; its as-of bounds the nights and their labels.
+            kept_from: Scores of earlier nights are read no more.
 
         Raises:
             SlowLevelError: Time is up.
@@ -98,19 +107,21 @@ class NightReader:
         """
         partition = Partition(features.partition_date)
         self._deadline = time.monotonic() + BUDGET_SECONDS
-        self._forget_before(window.first.day)
+        self._forget_before(kept_from)
         # A connection of its own: what fails or waits here ends nothing that scoring has begun.
         with connect(self._hurried, self.application_name) as conn:
             loads = published_records(conn, self.spec.features_dataset, window.days)
-            as_of = self._as_of(conn, features) or partition.cutoff
+            as_of = self._as_ofs(conn, [features]).get(features.key, partition.cutoff)
             # A night that took in a later drop knows more than the partition did.
-            loads = [load for load in loads if (self._as_of(conn, load) or as_of) <= as_of]
+            as_ofs = self._as_ofs(conn, loads)
+            loads = [load for load in loads if as_ofs.get(load.key, as_of) <= as_of]
             share = _sampled_share(sum(load.n_rows or 0 for load in loads))
             scored: list[ScoredNight] = []
-            for load in loads:
-                # The clock is looked at between nights: each is a bounded number of rows.
+            for first in range(0, len(loads), NIGHTS_AT_ONCE):
+                # The clock is looked at in between: so many nights are a bounded number of rows.
                 self._refuse_late(partition, f"{len(scored)} of {len(loads)} nights scored")
-                scored.append(self._score(conn, scorer, version, load, share))
+                batch = loads[first : first + NIGHTS_AT_ONCE]
+                scored += self._score(conn, scorer, version, batch, share)
             self._refuse_late(partition, "no labels read")
             query = TrainingQuery(conn, self.spec, window, partition, as_of)
             labels = self._labels(query, share)
@@ -126,19 +137,24 @@ class NightReader:
                 todo="Nothing: the partition is scored without it.",
             )
 
-    def _as_of(self, conn: Connection, load: LoadRecord) -> dt.datetime | None:
-        """Return the as-of of a feature load, which all its rows share; None without rows."""
+    def _as_ofs(
+        self, conn: Connection, loads: Sequence[LoadRecord]
+    ) -> dict[tuple[dt.date, int], dt.datetime]:
+        """Return the as-of of feature loads, which all rows of a load share; not of empty ones."""
         from psycopg import sql
 
         query = sql.SQL(
-            "select as_of from {} where partition_date = {} and load_id = {} limit 1"
-        ).format(
-            sql.Identifier("features", self.spec.feature_table),
-            sql.Literal(load.partition_date),
-            sql.Literal(load.load_id),
-        )
-        row = conn.execute(query).fetchone()
-        return row[0] if row else None
+            """
+            select l.day, l.load_id, (
+                select f.as_of from {} f
+                where f.partition_date = l.day and f.load_id = l.load_id limit 1
+            )
+            from unnest(%s::date[], %s::bigint[]) l (day, load_id)
+            """
+        ).format(sql.Identifier("features", self.spec.feature_table))
+        keys = [load.key for load in loads]
+        rows = conn.execute(query, [[day for day, _ in keys], [number for _, number in keys]])
+        return {(day, number): as_of for day, number, as_of in rows if as_of is not None}
 
     @property
     def _hurried(self) -> Settings:
@@ -153,21 +169,42 @@ class NightReader:
                 del self._scored[name]
 
     def _score(
-        self, conn: Connection, scorer: Scorer, version: int, load: LoadRecord, share: float
-    ) -> ScoredNight:
-        """Return the rows of a load with the version's raw scores; each load is scored once."""
-        name = (version, load.partition_date, share)
+        self,
+        conn: Connection,
+        scorer: Scorer,
+        version: int,
+        loads: Sequence[LoadRecord],
+        share: float,
+    ) -> list[ScoredNight]:
+        """Return the rows of loads with the version's raw scores; each load is scored once."""
+        names = {load.key: (version, load.partition_date, share) for load in loads}
         # A night that was published again meanwhile is another one.
-        if name not in self._scored or self._scored[name].features != load:
+        kept = {key: self._scored.get(name) for key, name in names.items()}
+        missing = []
+        for load in loads:
+            scored = kept[load.key]
+            if scored is None or scored.features != load:
+                missing.append(load)
+        if missing:
             # Rows that changed since their publication would move a whole night.
-            refuse_damaged(conn, features_target(self.spec), [load])
-            key = self.spec.entity.key
-            query = features_of_load(self.spec, load, scorer.feature_names, share)
-            # In one order: the last bits of a mean depend on it.
-            rows = self._read(query).sort_by([(key, "ascending")])
-            keys = rows.column(key).combine_chunks()
-            self._scored[name] = ScoredNight(load, keys, scorer.raw(rows))
-        return self._scored[name]
+            refuse_damaged(conn, features_target(self.spec), missing)
+            # One query for all of them: a query costs more than the rows of a night.
+            rows = self._read(features_of_loads(self.spec, missing, scorer.feature_names, share))
+            for load in missing:
+                self._scored[names[load.key]] = self._scored_night(scorer, load, rows)
+        return [self._scored[names[load.key]] for load in loads]
+
+    def _scored_night(self, scorer: Scorer, load: LoadRecord, rows: pa.Table) -> ScoredNight:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        key = self.spec.entity.key
+        day = pa.scalar(load.partition_date, pa.date32())
+        of_night = rows.filter(pc.equal(rows.column("partition_date"), day))
+        # In one order: the last bits of a mean depend on it.
+        of_night = of_night.sort_by([(key, "ascending")])
+        keys = of_night.column(key).combine_chunks()
+        return ScoredNight(load, keys, scorer.raw(of_night))
 
     def _labels(self, training_query: TrainingQuery, share: float) -> pa.Table:
         """Return key and label of every entity whose outcome was known; a label may be null."""

@@ -108,8 +108,15 @@ def level_nights(spec: ModelSpec, partition: Partition, fit_end: dt.date) -> Par
         fit_end: The last partition that a fit of the version has seen: about itself and earlier
             ones its answers are too good to be evidence.
     """
+    return newest_nights(spec, partition, fit_end, spec.training.recipe.level.mature_nights)
+
+
+def newest_nights(
+    spec: ModelSpec, partition: Partition, fit_end: dt.date, n_nights: int
+) -> PartitionRange | None:
+    """Return the newest mature nights after a fit, so many at most; None if there are none."""
     last = mature_window(spec, partition).last
-    first = last.shift(1 - spec.training.recipe.level.mature_nights)
+    first = last.shift(1 - n_nights)
     if first.day <= fit_end:
         first = last.shift((fit_end - last.day).days + 1)
     return PartitionRange(first, last) if first <= last else None

@@ -103,6 +103,7 @@ def load_challengers(
         spec,
         dataset,
         application_name,
+        with_intervals=False,
     )
     challengers = []
     problems = []

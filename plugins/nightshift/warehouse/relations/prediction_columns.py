@@ -85,7 +85,17 @@ TABLE_COLUMNS = PREDICTION_COLUMNS | {
         "jsonb",
         "What the features of each declared cause add to the raw score, by cause;"
         " null where no model scored.",
-    )
+    ),
+    "median": ViewColumn(
+        "double precision",
+        "As many outcomes lie below as above; null without a model, and for binary models.",
+    ),
+    "interval_low": ViewColumn(
+        "double precision",
+        "Lower end of the interval of a value, or of the probability's band of the night;"
+        " null without one.",
+    ),
+    "interval_high": ViewColumn("double precision", "Upper end of the same."),
 }
 HISTORY_COLUMNS_V1 = {
     "published_at": ViewColumn("timestamp with time zone", "From when readers saw this load, UTC."),
@@ -133,6 +143,23 @@ _BASE_PROBABILITY = ViewColumn(
     "What the model version answers before it knows the row; effects add up from here.",
     "probability",
 )
+_BAND = ViewColumn(
+    "double precision",
+    "{end} end of the probability's band: the night as a whole may be so much {way} with {level};"
+    " null without one.",
+    "probability",
+)
+_INTERVAL = ViewColumn(
+    "double precision",
+    "{end} end of the interval that the {label} lies in with {level}; null without one.",
+    "{unit}",
+)
+_MEDIAN = ViewColumn(
+    "double precision",
+    "The {label} that is as likely to be exceeded as not; below the value where a few outcomes are"
+    " very high. Null without an interval.",
+    "{unit}",
+)
 _VALUE = ViewColumn("double precision", "The predicted {label}.", "{unit}")
 _BASE_VALUE = ViewColumn(
     "double precision",
@@ -149,9 +176,13 @@ def front_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
     """Return what a person looks at first: templates by name, in order."""
     attributes = dict.fromkeys(spec.analytics.attributes, _ATTRIBUTE)
     # One answer per task: no column that is always null.
-    answer = {"value": _VALUE}
+    answer = {"value": _VALUE, "median": _MEDIAN, **_ends("value", _INTERVAL)}
     if spec.task is Task.BINARY:
-        answer = {"probability": _PROBABILITY, "is_positive": PREDICTION_COLUMNS["is_positive"]}
+        answer = {
+            "probability": _PROBABILITY,
+            **_ends("probability", _BAND),
+            "is_positive": PREDICTION_COLUMNS["is_positive"],
+        }
     return {
         "{key}": PREDICTION_COLUMNS["{key}"],
         "predicted_day": _PREDICTED_DAY,
@@ -159,6 +190,15 @@ def front_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
         **answer,
         "decile": PREDICTION_COLUMNS["decile"],
     }
+
+
+def _ends(name: str, column: ViewColumn) -> dict[str, ViewColumn]:
+    """Return the columns of the lower and the upper end."""
+    ends = {}
+    for suffix, end, way in (("low", "Lower", "lower"), ("high", "Upper", "higher")):
+        description = column.description.replace("{end}", end).replace("{way}", way)
+        ends[f"{name}_{suffix}"] = replace(column, description=description)
+    return ends
 
 
 def reason_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
@@ -253,6 +293,7 @@ def describe_columns(spec: ModelSpec, templates: Mapping[str, ViewColumn]) -> di
         "score": score,
         "unit": "" if is_binary else spec.analytics.unit,
         "effect_unit": effect_unit(spec),
+        "level": interval_level(spec),
         "timezone": operating_timezone(),
     }
     # The name of the key column is a word of the spec too.
@@ -264,6 +305,12 @@ def describe_columns(spec: ModelSpec, templates: Mapping[str, ViewColumn]) -> di
         unit = column.unit.format(**words)
         columns[name] = replace(column, description=description, unit=unit)
     return columns
+
+
+def interval_level(spec: ModelSpec) -> str:
+    """Return the level of a model's intervals in words."""
+    interval = spec.scoring.interval
+    return f"{interval.level:.0%} probability" if interval else "the declared probability"
 
 
 def effect_unit(spec: ModelSpec) -> str:

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
 
 VERSIONS = {
-    "current": (2, 0),
-    "history": (2, 0),
-    "outcomes": (2, 0),
+    "current": (2, 1),
+    "history": (2, 1),
+    "outcomes": (2, 1),
     "reasons": (1, 0),
     "causes": (1, 0),
     "changes": (1, 0),

@@ -14,6 +14,7 @@ from nightshift.contracts.dbt_variables import dbt_folder
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import operating_timezone
 from nightshift.errors import SettingsError
+from nightshift.warehouse.relations.columns import table_columns
 from nightshift.warehouse.relations.prediction_columns import effect_unit
 
 if TYPE_CHECKING:
@@ -152,9 +153,12 @@ class ViewMacros:
     @property
     def _spec_argument(self) -> dict[str, Any]:
         relations = {name: self._relation(*where) for name, where in RELATIONS.items()}
+        table = table_columns(self.conn, "predictions", self.spec.name)
         return {
             **spec_words(self.spec),
             **relations,
+            # A warehouse that was not migrated yet: the views show that there are none.
+            "lacks_intervals": "interval_low" not in table,
             "predictions": self._relation("predictions", self.spec.name),
             "features": self._relation("features", self.spec.feature_table),
             "label_function": self._function,

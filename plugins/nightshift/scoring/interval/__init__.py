@@ -1,0 +1,1 @@
+"""How sure a prediction is: the median and interval of each row, the band of a night."""
