@@ -10,6 +10,7 @@ from nightshift.models.calibration import EDGE
 from nightshift.models.predictions import Predictions
 from nightshift.models.signature import numbers
 from nightshift.monitoring.estimation import DECILE
+from nightshift.stage_times import stage
 from nightshift.training.evaluation import MetricValue, evidence, rule_predictions
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Performance:
     n_labels: int
 
 
+@stage("performance")
 def measure_performance(spec: ModelSpec, rows: pa.Table) -> list[Performance]:
     """Return all metrics of the task for all rows and for each level of the declared slices.
 
