@@ -1,4 +1,8 @@
-"""Whether and where lineage events are sent: said by OpenLineage's own variables and file."""
+"""Whether lineage events are sent: said by OpenLineage's own variables and file.
+
+The standard's client reads the same ones when it sends. They are looked at here without it, so
+that nothing of it is imported where lineage is off.
+"""
 
 from __future__ import annotations
 
