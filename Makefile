@@ -99,7 +99,7 @@ lock: ## Lock what pyproject.toml asks for, with hashes: requirements-dev.txt fo
 	@$(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --all-extras pyproject.toml -o requirements-dev.txt
 	@$(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	    --extra airflow --extra local pyproject.toml -c requirements-dev.txt -o requirements.txt
+	    --extra airflow --extra local --extra observability pyproject.toml -c requirements-dev.txt -o requirements.txt
 
 clean: down ## Stop the services and delete their data and the caches (not .venv)
 	@if [ -x $(BIN)/nightshift ]; then $(BIN)/nightshift down --delete-data --yes; fi

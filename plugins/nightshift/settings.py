@@ -80,6 +80,8 @@ class Settings(ProjectSettings):
         notify_url: A webhook that gets the same JSON.
         metrics_token: Bearer token of ``nightshift metrics``; empty takes that of the file
             ``metrics-token`` in the home.
+        telemetry_name: Name of this deployment in traces and lineage events. Two that send to the
+            same receiver need two names.
         statement_timeout_seconds: Server-side limit of one statement.
         leakage_probe_days: Partitions that are rebuilt with the future hidden before each training.
     """
@@ -109,6 +111,7 @@ class Settings(ProjectSettings):
     notify_command: str = ""
     notify_url: SecretStr = SecretStr("")
     metrics_token: SecretStr = SecretStr("")
+    telemetry_name: str = Field(default="nightshift", pattern=r"^[A-Za-z0-9_.-]{1,80}$")
     statement_timeout_seconds: int = Field(default=600, gt=0)
     lock_timeout_seconds: int = Field(default=10, gt=0)
     leakage_probe_days: int = Field(default=1, gt=0, le=120)

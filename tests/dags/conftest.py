@@ -19,7 +19,7 @@ import json, sys
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag(sys.argv[1])
 heavy = {"pandas", "numpy", "lightgbm", "boto3", "great_expectations", "evidently", "mlflow",
-    "pyarrow", "psycopg", "sklearn"}
+    "pyarrow", "psycopg", "sklearn", "openlineage"}
 print("RESULT" + json.dumps({
     "errors": bag.import_errors,
     "heavy": sorted(heavy & set(sys.modules)),

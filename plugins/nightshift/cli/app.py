@@ -37,6 +37,7 @@ from nightshift.cli.operations import (
 )
 from nightshift.cli.predictions import monitor, report, repro, score, shadow, tile, why
 from nightshift.cli.services import airflow, doctor, down, migrate, page, psql, status, up
+from nightshift.cli.telemetry import lineage, telemetry, trace
 from nightshift.errors import NightshiftError
 from nightshift.resource_errors import translate_resource_errors
 
@@ -46,7 +47,7 @@ docs/adr/0002-local-services.md.
 """
 
 SERVICES, DATA, MODELS = "Services", "Data", "Models"
-PREDICTIONS, OPERATIONS = "Predictions", "Operations"
+PREDICTIONS, OPERATIONS, TELEMETRY = "Predictions", "Operations", "Telemetry"
 
 app = typer.Typer(
     help="A nightly batch-ML pipeline that a team can leave alone with its pager.",
@@ -72,6 +73,7 @@ COMMANDS = {
         end_run,
         void,
     ),
+    TELEMETRY: (trace, lineage, telemetry),
 }
 for panel, modules in COMMANDS.items():
     for module in modules:

@@ -39,6 +39,7 @@ from nightshift.lake.transfer import (
     size_of,
 )
 from nightshift.resource_errors import translate_resource_errors
+from nightshift.stage_times import stage
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -124,7 +125,10 @@ class ObjectStore:
         self._refuse_too_large(key, size_of(data))
         digest = digest_of(data)
         hit(Failpoint.PUT_BEFORE)
-        is_ours = self._retry("write", key, self._put_and_compare, key, data, digest, content_type)
+        with stage("transfer", bytes=size_of(data)):
+            is_ours = self._retry(
+                "write", key, self._put_and_compare, key, data, digest, content_type
+            )
         if not is_ours:
             raise ObjectConflictError(
                 f"{self.uri(key)} holds other content already.",
@@ -147,7 +151,10 @@ class ObjectStore:
             ObjectMissingError: It does not exist.
             ObjectCorruptError: Its content has another digest or size.
         """
-        return self._retry("read", key, self._read, key, sha256, n_bytes)
+        with stage("transfer") as known:
+            data = self._retry("read", key, self._read, key, sha256, n_bytes)
+            known["bytes"] = len(data)
+        return data
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
         """Read an object into a file, which appears only when it is complete and verified.
@@ -157,8 +164,13 @@ class ObjectStore:
             ObjectCorruptError: Its content has another digest.
             LocalSpaceError: The folder's disk is full.
         """
-        with translate_resource_errors(), complete_file(path) as partial:
+        with (
+            translate_resource_errors(),
+            complete_file(path) as partial,
+            stage("transfer") as known,
+        ):
             self._retry("read", key, self._read_into, key, partial, sha256)
+            known["bytes"] = size_of(partial)
 
     def chunks(self, key: str, start: int = 0) -> Iterator[bytes]:
         """Yield an object's content in order while it is received.

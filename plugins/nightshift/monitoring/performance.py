@@ -13,6 +13,7 @@ from nightshift.monitoring.estimation import DECILE
 from nightshift.registry.canary.record import CANARY
 from nightshift.scoring.interval.interval_metrics import measure_answers
 from nightshift.scoring.interval.night_interval import COLUMNS as INTERVAL_COLUMNS
+from nightshift.stage_times import stage
 from nightshift.training.evaluation import MetricValue, evidence, rule_predictions, slice_masks
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def split_canary(spec: ModelSpec, rows: pa.Table) -> tuple[pa.Table, CanaryPerfo
     return rows.filter(pc.invert(is_canary)), CanaryPerformance(of_all, version)
 
 
+@stage("performance")
 def measure_performance(spec: ModelSpec, rows: pa.Table) -> list[Performance]:
     """Return all metrics of the task for all rows and for each level of the declared slices.
 

@@ -13,6 +13,7 @@ from nightshift.lake.content_keys import content_key
 from nightshift.lake.object_store import ObjectStore
 from nightshift.monitoring.outcomes import read_features
 from nightshift.monitoring.report import ShownDrift, draw_sample, make_report
+from nightshift.stage_times import stage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,7 +52,8 @@ def with_report(
             return replace(verdict, report_key=stored[0])
         if not wants_report:
             return verdict
-        key = _store_report(context, champion, drifts, store, folder)
+        with stage("report", model=context.spec.name):
+            key = _store_report(context, champion, drifts, store, folder)
     except Exception as error:  # noqa: BLE001 - recorded; a report must not fail the verdict
         problem = error.what if isinstance(error, NightshiftError) else type(error).__name__
         logger.warning("%s %s: %s", context.spec.name, context.partition, error)

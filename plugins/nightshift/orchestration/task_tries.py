@@ -7,6 +7,7 @@ own. Source: docs/adr/0038-lost-tries.md.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipExcept
 
 from nightshift.errors import NightshiftError, StaleTokenError
 from nightshift.peak_memory import peak_memory_bytes
+from nightshift.stage_times import recording
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -95,14 +97,17 @@ def recorded(settings: Settings, this: TaskTry, day: dt.date) -> Iterator[int]:
             todo="Find out what ended them (`dmesg`, the scheduler's log), then clear the task.",
         )
     outcome, is_final = "success", False
-    try:
-        yield n_failed
-    except BaseException as error:
-        outcome = outcome_of(error)
-        is_final = is_last_try(error, n_failed)
-        raise
-    finally:
-        _execute(settings, _END, this, outcome=outcome, is_final=is_final)
+    with recording() as stages:
+        try:
+            yield n_failed
+        except BaseException as error:
+            outcome = outcome_of(error)
+            is_final = is_last_try(error, n_failed)
+            raise
+        finally:
+            _execute(settings, _END, this, outcome=outcome, is_final=is_final)
+            # On its own: a warehouse without the column must not cost the outcome.
+            _execute(settings, _KEEP_STAGES, this, stages=json.dumps(stages.as_documents()))
 
 
 def is_last_try(error: BaseException, n_failed: int) -> bool:
@@ -156,6 +161,13 @@ _END = """
 update ops.task_tries
 set ended_at = clock_timestamp(), outcome = %(outcome)s, is_final = %(is_final)s,
     peak_memory_bytes = %(peak)s
+where (dag_id, dag_run_id, task_id, map_index, attempt)
+    = (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s, %(attempt)s)
+returning 0
+"""
+_KEEP_STAGES = """
+update ops.task_tries
+set stages = %(stages)s
 where (dag_id, dag_run_id, task_id, map_index, attempt)
     = (%(dag_id)s, %(dag_run_id)s, %(task_id)s, %(map_index)s, %(attempt)s)
 returning 0

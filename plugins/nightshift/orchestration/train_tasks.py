@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from nightshift.orchestration.post_conditions import claims_of, require_published, require_row
 from nightshift.orchestration.task_scope import TaskScope, task_scope, waiting
 from nightshift.orchestration.upstream import MAX_WAIT
+from nightshift.stage_times import stage
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion import Decision
@@ -39,7 +40,8 @@ def build_training_set(model: str, partition_key: str) -> str:
         spec = scope.spec(model)
         window = training_set.mature_window(spec, scope.partition)
         # First: a feature that knows the future would look like a good model.
-        probe_features(scope.settings, spec, window, scope.run)
+        with stage("leakage_probe", model=model):
+            probe_features(scope.settings, spec, window, scope.run)
         built = training_set.build_training_set(
             scope.settings,
             spec,

@@ -27,9 +27,9 @@ from nightshift.quality.suites.great_expectations_checks import (
 )
 from nightshift.quality.suites.sql_checks import evaluate_by_sql
 from nightshift.quality.suites.suite import Suite, read_suite
-from nightshift.warehouse.audit import is_audited_unique
+from nightshift.stage_times import stage
+from nightshift.warehouse.audit import is_known_unique
 from nightshift.warehouse.connection import connect
-from nightshift.warehouse.content_hash import has_unique_index
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,10 +129,12 @@ def run_gate(  # noqa: PLR0913, PLR0917  (the staged batch is addressed by all o
     # A suite that cannot be used stops the run before anything is evaluated.
     suite = read_suite(settings.expectations_dir, dataset)
     batch = _Batch(schema, table, load_id, partitions)
-    documents = _evaluate(settings, suite, batch, run, streamed)
-    checks = _read_results(suite, documents)
+    with stage("gate", dataset=dataset, load_id=load_id) as known:
+        documents = _evaluate(settings, suite, batch, run, streamed)
+        checks = _read_results(suite, documents)
+        blocking = [check for check in checks if check.is_blocking]
+        known["verdict"] = "refused" if blocking else "passed"
 
-    blocking = [check for check in checks if check.is_blocking]
     failed = [check for check in checks if not check.has_passed]
     evidence = {
         "dataset": dataset,
@@ -184,7 +186,8 @@ def _evaluate(
     # Without anything left, its import is spared: it takes longer than the scan.
     if remaining or not any(check.n_considered for check in passed):
         query = batch.query.as_string(None)
-        documents += evaluate_by_great_expectations(settings, suite, remaining, query, run)
+        with stage("great_expectations", dataset=suite.dataset):
+            documents += evaluate_by_great_expectations(settings, suite, remaining, query, run)
     return documents
 
 
@@ -203,8 +206,7 @@ def _evaluate_fast(
                 return []
 
             def is_unique(columns: Sequence[str]) -> bool:
-                has_index = has_unique_index(conn, batch.schema, batch.table, columns)
-                return has_index or is_audited_unique(conn, batch.load_id, columns)
+                return is_known_unique(conn, batch.schema, batch.table, batch.load_id, columns)
 
             passed = []
             # Rows may have been withdrawn since, and the suite may have changed.

@@ -15,6 +15,7 @@ from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.model_format.tokens import ModelTextError
 from nightshift.models.trained_model import TrainedModel
+from nightshift.stage_times import stage
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -126,9 +127,10 @@ def load_model(store: ObjectStore, version: ModelVersion) -> TrainedModel:
         ModelSizeError: A file is too large, or its size is not known.
         ModelTextError: The trees are refused; the code says by which check.
     """
-    trained = open_model(store, version)
-    # Loads the trees now: a broken version must fail where the caller can still fall back.
-    trained.booster  # noqa: B018
+    with stage("load_model", model=version.model, version=version.version):
+        trained = open_model(store, version)
+        # Loads the trees now: a broken version must fail where the caller can still fall back.
+        trained.booster  # noqa: B018
     return trained
 
 

@@ -11,6 +11,7 @@ from nightshift.registry.checks import Check, Criterion, CriterionVerdict, run_c
 from nightshift.registry.evidence import PREFIX
 from nightshift.registry.evidence_page import draw_figures, render_page
 from nightshift.registry.leaks.point_in_time import point_in_time
+from nightshift.stage_times import stage
 from nightshift.training.evaluation import MetricValue, evidence
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class PromotionResult:
 
 def evaluate_challenger(context: PromotionContext) -> PromotionResult:
     """Run the gate, measure what can be measured, and store the page."""
-    criteria = run_gate(context)
+    with stage("promotion_gate", model=context.spec.name):
+        criteria = run_gate(context)
     failed = failures(criteria)
     can_score = any(part.name == "scores" and not part.is_refusal for part in criteria)
     figures = draw_figures(context, criteria) if can_score else {}

@@ -11,6 +11,7 @@ from nightshift.contracts.run import code_version
 from nightshift.failpoints import Failpoint, hit
 from nightshift.lake.object_store import ObjectStore
 from nightshift.models.engines.equivalence import prove_engines
+from nightshift.stage_times import stage
 from nightshift.training.candidate import (
     Candidate,
     Provenance,
@@ -57,10 +58,12 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
     checkpoints = settings.home / "checkpoints" / sha256(fit_identity.encode()).hexdigest()
     # Binned rows are found by their content, so all fits share one folder.
     paths = FitPaths(checkpoints, settings.home / "binned_rows", settings.dask_scheduler)
-    training, measured, figures = train_rows(spec, rows, split, training_set.key, paths)
+    with stage("fit", model=spec.name, rows=rows.num_rows):
+        training, measured, figures = train_rows(spec, rows, split, training_set.key, paths)
 
     # The fast engines may serve this version only if they give the bits of the reference engine.
-    engine_proof = prove_engines(training.served, rows_of(rows, split.holdout))
+    with stage("prove_engines", model=spec.name):
+        engine_proof = prove_engines(training.served, rows_of(rows, split.holdout))
     evaluated_end = split.validation.last.day
     provenance = Provenance(
         training_set=training_set.key,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import AuditError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.peak_memory import peak_memory_bytes
+from nightshift.stage_times import stage
 from nightshift.warehouse.connection import lose
 from nightshift.warehouse.content_hash import (
     LoadMeasurement,
+    has_unique_index,
     hash_basis,
     measure,
     measure_nothing,
@@ -64,7 +66,7 @@ def audit(
         analyze(conn, [(target.schema, target.table) for target in write.targets])
     else:
         analyze_grown_tables(conn, write)
-    with conn.transaction():
+    with stage("audit", load_id=write.load_id), conn.transaction():
         # Nothing is staged while the rows are counted: ``hold_stage`` waits for this lock.
         conn.execute(
             "select from ops.loads where load_id = %s order by dataset, partition_date for update",
@@ -183,6 +185,14 @@ def refuse(conn: Connection, write: PartitionWrite, reason: str) -> None:
         [reason, write.load_id],
     )
     hit(Failpoint.REFUSE_AFTER, lambda: lose(conn))
+
+
+def is_known_unique(
+    conn: Connection, schema: str, table: str, load_id: int, columns: Sequence[str]
+) -> bool:
+    """Return whether the table's index or the load's audit shows that columns are unique in it."""
+    has_index = has_unique_index(conn, schema, table, columns)
+    return has_index or is_audited_unique(conn, load_id, columns)
 
 
 def is_audited_unique(conn: Connection, load_id: int, columns: Iterable[str]) -> bool:

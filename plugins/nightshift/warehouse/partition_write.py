@@ -21,6 +21,7 @@ from nightshift.contracts.run import code_version
 from nightshift.errors import LoadStateError, LostAnswerError, WarehouseError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.redaction import without_values
+from nightshift.stage_times import stage
 from nightshift.warehouse.audit import analyze, analyze_grown_tables, audit, refuse
 from nightshift.warehouse.cancel_attempts import end_older_attempts
 from nightshift.warehouse.connection import lose
@@ -84,7 +85,7 @@ def begin(
 
     hit(Failpoint.BEGIN_BEFORE)
     end_older_attempts(conn, manifest.run)
-    with conn.transaction():
+    with stage("begin", dataset=targets[0].dataset), conn.transaction():
         parameters = {
             "datasets": sorted(target.dataset for target in targets),
             "days": partitions.days,
@@ -184,12 +185,13 @@ def publish(
 
     hit(Failpoint.PUBLISH_BEFORE)
     try:
-        # Rows are hashed before the tokens are locked: a scan must not make other writes wait.
-        published = check_published_rows(conn, write)
-        with conn.transaction():
-            move_pointers(conn, write, published)
-            along()
-            hit(Failpoint.PUBLISH_FLIPPED)
+        with stage("publish", load_id=write.load_id):
+            # Rows are hashed before the tokens are locked: a scan must not make other writes wait.
+            published = check_published_rows(conn, write)
+            with conn.transaction():
+                move_pointers(conn, write, published)
+                along()
+                hit(Failpoint.PUBLISH_FLIPPED)
         hit(Failpoint.PUBLISH_AFTER, lambda: lose(conn))
     except psycopg.OperationalError as error:
         raise _publish_error(conn, write, error) from error

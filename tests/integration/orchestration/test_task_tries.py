@@ -20,6 +20,7 @@ from nightshift.orchestration.defaults import WAREHOUSE, StageRetryPolicy, task_
 from nightshift.orchestration.task_scope import task_scope
 from nightshift.orchestration.task_tries import TriesUsedUpError
 from nightshift.settings import Settings
+from nightshift.stage_times import stage
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -172,6 +173,27 @@ def test_a_task_goes_on_when_its_tries_cannot_be_recorded(
     assert attempts.run(lambda: ran.append(1)) is None
     assert ran == [1]
     assert attempts.run(fail) is RetryAction.RETRY
+
+
+def test_the_stages_of_a_try_are_kept_also_when_it_fails(
+    attempts: Attempts, conn: Connection
+) -> None:
+    def body() -> None:
+        with stage("gate", dataset="raw/weather"):
+            fail()
+
+    attempts.run(body)
+    ((stages,),) = conn.execute("select stages from ops.task_tries")
+    assert [(each["name"], each["outcome"]) for each in stages] == [("gate", WarehouseError.code)]
+    assert stages[0]["attributes"] == {"dataset": "raw/weather"}
+
+
+def test_a_warehouse_without_the_column_of_stages_keeps_the_outcome(
+    attempts: Attempts, conn: Connection
+) -> None:
+    conn.execute("alter table ops.task_tries drop column stages")
+    attempts.run(lambda: None)
+    assert outcomes(conn) == [(1, "success")]
 
 
 def test_the_night_says_that_tries_were_lost_when_no_load_failed_by_its_own_doing(

@@ -15,6 +15,7 @@ import numpy as np
 
 from nightshift.monitoring.columns.night_series import DRIFT_STATISTICS, Profile, SeriesTable
 from nightshift.monitoring.columns.usual_variation import UsualVariation
+from nightshift.stage_times import stage
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -91,6 +92,7 @@ class ColumnDistances:
                 known.append(position)
         return positions
 
+    @stage("drift")
     def measure(self, day: dt.date, profile: Profile, kind: Kind | None = None) -> list[Drift]:
         """Compare the columns of a partition, by name.
 

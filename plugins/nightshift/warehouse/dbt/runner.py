@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.failpoints import Failpoint, hit
 from nightshift.redaction import without_values
+from nightshift.stage_times import stage
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.dbt.invocation import DbtError, DbtOutcome, DbtProcessError, run_dbt
 from nightshift.warehouse.dbt.project import (
@@ -81,7 +82,8 @@ def run_models(
         arguments += ["--select", *models]
     hit(Failpoint.DBT_BEFORE)
     parsed = parsed_project(settings)
-    outcome = run_dbt(settings, arguments, parsed.msgpack, application_name)
+    with stage("dbt_build"):
+        outcome = run_dbt(settings, arguments, parsed.msgpack, application_name)
     runs = [_model_run(result) for result in outcome.results]
     _raise_for_failed_model(runs)
     _raise_for_failed_process(runs, outcome, len(models))

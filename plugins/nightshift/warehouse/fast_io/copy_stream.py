@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from nightshift.errors import TableShapeError, WarehouseError
 from nightshift.failpoints import Failpoint, hit
+from nightshift.stage_times import stage
 from nightshift.warehouse.connection import CANCEL_TIMEOUT_SECONDS, connect, lose
 from nightshift.warehouse.fast_io.arrow_io import as_csv, copy_statement, first_line, streaming
 from nightshift.warehouse.faults import fault_of
@@ -32,6 +33,7 @@ _JSON_TYPES = frozenset({"json", "jsonb"})
 """Types that are written, in addition to ``binary_rows.TYPES``, but never read."""
 
 
+@stage("stage_rows")
 def append_stream(  # noqa: PLR0913, PLR0917  (what, where to, and for whom)
     settings: Settings,
     schema: str,

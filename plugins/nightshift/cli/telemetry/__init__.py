@@ -1,0 +1,1 @@
+"""Commands that give traces and lineage to other tools."""

@@ -1,0 +1,1 @@
+"""The DAG that gives traces and lineage to receivers."""

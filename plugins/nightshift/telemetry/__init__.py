@@ -1,0 +1,1 @@
+"""Traces and lineage events of nights, made from the ledger after the fact."""

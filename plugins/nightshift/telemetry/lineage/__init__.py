@@ -1,0 +1,1 @@
+"""Lineage of loads and trainings as events of the OpenLineage standard."""
