@@ -142,6 +142,13 @@ def _refuse_lost_limits(conn: Connection, settings: Settings) -> None:
         )
 
 
+def warehouse_time(conn: Connection) -> dt.datetime:
+    """Return the present by the warehouse's clock, UTC."""
+    ((now,),) = conn.execute("select clock_timestamp()").fetchall()
+    at: dt.datetime = now
+    return at
+
+
 @contextmanager
 def label_queries(conn: Connection) -> Iterator[None]:
     """Plan the queries of the block for label relations, whose size PostgreSQL misjudges."""

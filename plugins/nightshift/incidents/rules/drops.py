@@ -27,13 +27,10 @@ def refused_drops(context: EvaluationContext) -> Iterator[Fact]:
 
     A manifest without its file is left alone for an hour: the file mostly follows.
     """
-    rows = context.conn.execute(
-        _REFUSED, {"horizon": HORIZON, "absent": ABSENT_FILE, "patience": ABSENT_FILE_PATIENCE}
-    )
     # One incident for a dataset and a cause: ten files of one wrong export are one fault.
     refused: dict[tuple[str, str], list[tuple[dt.date, str]]] = defaultdict(list)
     newest: dict[tuple[str, str], dt.datetime] = {}
-    for dataset, code, day, uri, at in rows:
+    for dataset, code, day, uri, at in open_refusals(context):
         refused[dataset, code].append((day, uri))
         newest[dataset, code] = max(at, newest.get((dataset, code), at))
     for (dataset, code), files in refused.items():
@@ -41,8 +38,17 @@ def refused_drops(context: EvaluationContext) -> Iterator[Fact]:
         yield replace(fact, seen_until=newest[dataset, code] + HORIZON)
 
 
+def open_refusals(
+    context: EvaluationContext,
+) -> list[tuple[str, str, dt.date, str, dt.datetime]]:
+    """Return the refused files that are not settled: dataset, code, day, address, refused when."""
+    values = {"horizon": HORIZON, "absent": ABSENT_FILE, "patience": ABSENT_FILE_PATIENCE}
+    return context.conn.execute(_REFUSED, values).fetchall()
+
+
 # A file is settled when a version that was delivered later, or the same file, is published; or when
-# a person has withdrawn it or set its manifest aside.
+# a person has withdrawn it or set its manifest aside. A task that publishes an older good file and
+# then fails for the refused one has settled nothing.
 _REFUSED = """
 select r.dataset, r.code, r.partition_date, r.source_uri, r.quarantined_at
 from quarantine.refused_drops r
@@ -52,7 +58,14 @@ where r.quarantined_at > clock_timestamp() - %(horizon)s::interval
         select from ops.loads l
         where l.dataset = r.dataset and l.partition_date = r.partition_date
             and l.state in ('published', 'duplicate')
-            and (l.known_at >= r.known_at or l.published_at > r.quarantined_at))
+            and (
+                l.known_at >= r.known_at
+                or l.published_at > r.quarantined_at
+                and not exists (
+                    select from ops.task_tries t
+                    where t.dag_id = 'ingest' and 'raw/' || substr(t.task_id, 6) = r.dataset
+                        and t.partition_date = r.partition_date and t.outcome = r.code
+                        and t.ended_at > l.published_at)))
     and not exists (
         select from ops.drop_decisions d
         where d.dataset = r.dataset and d.partition_date = r.partition_date
@@ -75,7 +88,6 @@ def _refused(
     # The newest file is the one to act on; all of them are in the facts.
     days = tuple(sorted({day for day, _ in files}))
     day, uri = files[-1]
-    name = dataset.partition("/")[2]
     has_none = _unpublished(context, dataset, days)
     _, models, _ = context.touched((dataset,), ())
     deadline = deadline_of(context, models, day)
@@ -91,9 +103,10 @@ def _refused(
         health="degraded" if has_none else "caution",
         subject_type="table",
         subject=dataset,
-        what=f"{len(files)} file(s) of {dataset} of {describe_days(days)} were refused.",
+        what=f"{len(files)} file(s) of {dataset} of {describe_days(days)} were refused; upstream"
+        " has to deliver a good one first.",
         consequence=consequence,
-        command=_command(code, name, day, uri),
+        command=_command(code, day, uri),
         key=f"{dataset} {code}",
         partitions=days,
         deadline_at=deadline if has_none else None,
@@ -116,15 +129,12 @@ def _unpublished(
     return [day for day in days if day not in published]
 
 
-def _command(code: str, dataset: str, day: dt.date, uri: str) -> str:
-    """Return the first safe step, which reads or sets aside and never changes a file."""
+def _command(code: str, day: dt.date, uri: str) -> str:
+    """Return the safe command, which loads again or sets aside and never changes a file."""
     if code == "NS-LAKE-010":
         # The key of a manifest, without the bucket.
         key = uri.partition("://")[2].partition("/")[2]
         return f'nightshift drop set-aside {key} --reason "<why>"'
-    # Columns or types have changed: look at the difference before asking upstream.
-    if code in {"NS-CONTRACT-004", "NS-CONTRACT-005"}:
-        return f"nightshift contract diff {dataset} {day}"
     # Upstream delivers a good file first; then the load runs again.
     return f"nightshift airflow dags clear ingest --partition-key {day} --only-failed --yes"
 

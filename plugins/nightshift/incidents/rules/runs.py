@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.incidents.context import deadline_of, describe_days, local_time
 from nightshift.incidents.facts import Fact
+from nightshift.incidents.rules.drops import open_refusals
 from nightshift.incidents.runbook_commands import page_command
 from nightshift.warehouse.control_tables.waiting_tasks import waiting_tasks
 
@@ -62,17 +63,17 @@ class FailedTask:
 def failed_tasks(context: EvaluationContext) -> Iterator[Fact]:
     """Yield the tasks that failed with no try left, one fact for each DAG and code."""
     groups: dict[tuple[str, str], list[FailedTask]] = defaultdict(list)
-    for task in _failed_tasks(context):
+    for task in failed_for_good(context):
         groups[task.dag_id, task.code].append(task)
     for (dag_id, code), tasks in groups.items():
         if not _is_reported(context, code, tasks):
             yield _failed(context, dag_id, code, tasks)
 
 
-def _failed_tasks(context: EvaluationContext) -> list[FailedTask]:
+def failed_for_good(context: EvaluationContext) -> list[FailedTask]:
     """Return the failed tasks whose work nobody has done since."""
     failed = [FailedTask(*row) for row in context.conn.execute(_FAILED, {"horizon": HORIZON})]
-    unsettled = [task for task in failed if not _is_done(context, task)]
+    unsettled = [task for task in failed if not is_done(context, task)]
     causes = {(task.dag_id, task.day) for task in unsettled if task.task_id not in REPORTERS}
     return [
         task
@@ -98,7 +99,7 @@ order by dag_id, task_id, partition_date, ended_at desc
 """
 
 
-def _is_done(context: EvaluationContext, task: FailedTask) -> bool:
+def is_done(context: EvaluationContext, task: FailedTask) -> bool:
     """Return whether the partition of the task was published after it failed, by whatever way."""
     if task.stage == "train":
         # A later training has done what this one could not.
@@ -141,15 +142,9 @@ def _is_reported(context: EvaluationContext, code: str, tasks: Sequence[FailedTa
     loads = [task for task in tasks if task.task_id.startswith("load_") and task.stage == "ingest"]
     if len(loads) < len(tasks):
         return False
-    query = """
-        select count(*) from unnest(%s::text[], %s::date[]) as t (dataset, day)
-        where exists (
-            select from quarantine.refused_drops r
-            where r.dataset = t.dataset and r.partition_date = t.day and r.code = %s)
-    """
-    datasets = [f"raw/{task.task_id.removeprefix('load_')}" for task in loads]
-    row = context.conn.execute(query, [datasets, [task.day for task in loads], code]).fetchone()
-    return row == (len(loads),)
+    # Only those that are open: of a settled file nobody hears any more.
+    refused = {(dataset, day) for dataset, of, day, _, _ in open_refusals(context) if of == code}
+    return all((f"raw/{task.task_id.removeprefix('load_')}", task.day) in refused for task in loads)
 
 
 def _failed(

@@ -44,8 +44,10 @@ RELATIONS = (
 """All that the page reads. One that a warehouse does not have yet is granted by a later migrate."""
 
 
-def grant_page_reader(conn: Connection, owner: str) -> None:
+def grant_page_reader(conn: Connection, owner: str) -> bool:
     """Create the role, take from it all that it has, and grant the relations that exist.
+
+    Returns whether there is a role for the page now.
 
     A login that may not create roles grants the relations to a role that somebody else has made.
     Without one there is no page, and the log says so: everything else is set up all the same.
@@ -62,7 +64,7 @@ def grant_page_reader(conn: Connection, owner: str) -> None:
             PAGE_READER,
             owner,
         )
-        return
+        return False
     role = sql.Identifier(PAGE_READER)
     schemas = sorted({name.partition(".")[0] for name in RELATIONS})
     for name in schemas:
@@ -74,6 +76,7 @@ def grant_page_reader(conn: Connection, owner: str) -> None:
     for (name,) in conn.execute(query, [list(RELATIONS)]).fetchall():
         relation = sql.Identifier(*name.split("."))
         conn.execute(sql.SQL("grant select on {} to {}").format(relation, role))
+    return True
 
 
 def _ensure_role(conn: Connection, owner: str) -> bool:
