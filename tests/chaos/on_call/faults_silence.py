@@ -19,6 +19,10 @@ from tests.chaos.on_call.faults_servers import analysts_read_the_view
 from tests.chaos.on_call.history import LAST_DAY, MODEL, NIGHT, SCORED
 from tests.chaos.on_call.world import SCORE, World
 
+from nightshift.lake.drops import NewDrop, partition_prefix, write_drop
+
+OLD_DAY = dt.date(2013, 1, 4)
+"""A day before the look-back of the newest one."""
 AFTER_THE_NIGHT = dt.datetime(2013, 1, 22, 14, tzinfo=dt.UTC)
 """After the deadline of the night, and before the next day's files are due."""
 
@@ -94,6 +98,27 @@ def first_record() -> tuple[str, bytes]:
 def evidence_is_restored(world: World) -> None:
     key, data = first_record()
     world.overwrite(key, data)
+
+
+def old_day_is_corrected(world: World) -> None:
+    """Deliver a file of a day that no run looks at any more, hours after it was loaded."""
+    world.take_own_bucket()
+    folder = partition_prefix("weather", OLD_DAY)
+    data = world.backup.get(f"{folder}weather.csv")
+    delivered_at = dt.datetime(2013, 1, 23, 5, tzinfo=dt.UTC)
+    n_rows = data.count(b"\n") - 1
+    write_drop(
+        world.store, NewDrop("weather", OLD_DAY, delivered_at, data, n_rows, "weather_late")
+    )
+
+
+def old_day_is_loaded_again(world: World) -> bool:
+    query = """
+        select count(*) from raw.ingested_drops
+        where dataset = 'raw/weather' and partition_date = %s and source_uri like '%%weather_late%%'
+    """
+    ((n_drops,),) = world.admin(query, OLD_DAY)
+    return n_drops == 1
 
 
 def spec_is_removed(world: World) -> None:
@@ -221,6 +246,25 @@ FAULTS = (
                 MODEL,
                 command=f"nightshift evidence {MODEL}",
                 consequence="nobody can prove why the champion serves",
+            ),
+        ),
+    ),
+    Fault(
+        "a file of an old day comes late",
+        old_day_is_corrected,
+        "NS-INCIDENT-011",
+        cause=str(OLD_DAY),
+        page="before the look-back of the newest one",
+        commands=("nightshift redo --dataset <dataset>",),
+        is_right=old_day_is_loaded_again,
+        seen=(
+            Seen(
+                "NS-INCIDENT-011",
+                "raw/weather",
+                (str(OLD_DAY),),
+                f"nightshift redo --dataset weather --from {OLD_DAY} --to {OLD_DAY}",
+                "no run looks at a day that old",
+                "info",
             ),
         ),
     ),

@@ -12,7 +12,11 @@ from tests.chaos.on_call.faults import FAULTS
 from tests.chaos.on_call.history import History, open_bare_history, open_history
 from tests.chaos.on_call.notified import NoticeVerdict, judge_notice
 
-pytestmark = [pytest.mark.integration, pytest.mark.promise("R20")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.promise("R20"),
+    pytest.mark.timeout(900, func_only=True),
+]
 LONG = [pytest.mark.long, pytest.mark.timeout(3 * 3600, func_only=True)]
 
 MIN_RIGHT, MAX_SECONDS = 0.975, 60.0

@@ -31,6 +31,7 @@ RULES: tuple[Rule, ...] = (
     Rule("missing drop", "inputs", publication.missing_drops),
     Rule("refused drops", "inputs", drops.refused_drops),
     Rule("rows in quarantine", "inputs", drops.rows_in_quarantine, EVERY_THREE_MINUTES),
+    Rule("late drops", "inputs", drops.late_drops, EVERY_THREE_MINUTES),
     Rule("failed tasks", "runs", runs.failed_tasks),
     Rule("waiting runs", "runs", runs.waiting_runs),
     Rule("airflow away", "services", orchestrator.airflow_away, needs_airflow=True),

@@ -8,16 +8,28 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.errors import NightshiftError
 from nightshift.incidents.context import deadline_of, describe_days, local_time
-from nightshift.incidents.facts import Fact
+from nightshift.incidents.facts import Fact, Findings, Unchecked
+from nightshift.incidents.rules.services import quick_store
+from nightshift.ingestion.late_arrivals import find_late_drops
+from nightshift.lake.drops import MANIFEST_SUFFIX, manifest_key
+from nightshift.warehouse.ledger import lookback_days
 
 if TYPE_CHECKING:
+    from nightshift.contracts.datasets import DatasetContract
     from nightshift.incidents.context import EvaluationContext
+    from nightshift.lake.drops import DropManifest
+    from nightshift.lake.object_store import ObjectStore
 
 # A manifest often arrives before its file; both are there after this time.
 ABSENT_FILE_PATIENCE = dt.timedelta(minutes=60)
 ABSENT_FILE = "NS-INGEST-003"
 HORIZON = dt.timedelta(days=28)
+# A person who delivers an old day mostly loads it next.
+LATE_PATIENCE = dt.timedelta(minutes=30)
+MAX_LATE_DAYS = 5
 # A person looks at refused rows within a week.
 QUARANTINE_PATIENCE = dt.timedelta(days=7)
 
@@ -137,6 +149,87 @@ def _command(code: str, day: dt.date, uri: str) -> str:
         return f'nightshift drop set-aside {key} --reason "<why>"'
     # Upstream delivers a good file first; then the load runs again.
     return f"nightshift airflow dags clear ingest --partition-key {day} --only-failed --yes"
+
+
+def late_drops(context: EvaluationContext) -> Findings:
+    """Yield the datasets with files that landed for a day that no run looks at any more.
+
+    A run loads what came late for its look-back. An older day stays as it is until a person decides.
+    """
+    store = quick_store(context)
+    for contract in context.daily_contracts:
+        try:
+            late = _late_drops(context, store, contract)
+        except NightshiftError:
+            # `object_store` reports a store that does not answer.
+            yield Unchecked(contract.dataset)
+            continue
+        if late:
+            yield _late(contract, late)
+
+
+def _late_drops(
+    context: EvaluationContext, store: ObjectStore, contract: DatasetContract
+) -> list[DropManifest]:
+    """Return the late drops of the days before the look-back of the newest one."""
+    row = context.conn.execute(_SPAN, [contract.dataset]).fetchone()
+    first, newest = row if row else (None, None)
+    if newest is None:
+        return []
+    # Days before the first published one are a history that nobody has loaded.
+    beyond = newest - dt.timedelta(days=lookback_days())
+    rows = context.conn.execute(_KNOWN_FILES, {"dataset": contract.dataset})
+    known = {manifest_key(uri.partition("://")[2].partition("/")[2]) for (uri,) in rows}
+    days: set[dt.date] = set()
+    for listed in store.list_objects(f"landing/{contract.name}/"):
+        day = _day_of_manifest(listed.key)
+        if day is None or not first <= day < beyond or listed.key in known:
+            continue
+        age = context.now - listed.received_at
+        if LATE_PATIENCE <= age < HORIZON:
+            days.add(day)
+    # A listing costs a request for a thousand files; only the manifests of few days are read.
+    late: list[DropManifest] = []
+    for day in sorted(days)[-MAX_LATE_DAYS:]:
+        partitions = PartitionRange.single(Partition(day))
+        late += find_late_drops(context.conn, store, contract.name, partitions)
+    return late
+
+
+_SPAN = "select min(partition_date), max(partition_date) from ops.published where dataset = %s"
+_KNOWN_FILES = """
+select source_uri from raw.ingested_drops where dataset = %(dataset)s
+union
+select source_uri from quarantine.refused_drops where dataset = %(dataset)s
+"""
+
+
+def _day_of_manifest(key: str) -> dt.date | None:
+    """Return the day of a manifest's key; None for another object."""
+    folder, _, name = key.rpartition("/")
+    if not name.endswith(MANIFEST_SUFFIX):
+        return None
+    try:
+        return dt.date.fromisoformat(folder.rpartition("dt=")[2])
+    except ValueError:
+        return None
+
+
+def _late(contract: DatasetContract, late: list[DropManifest]) -> Fact:
+    days = tuple(sorted({drop.partition for drop in late}))
+    return Fact(
+        code="NS-INCIDENT-011",
+        severity="info",
+        health="caution",
+        subject_type="table",
+        subject=contract.dataset,
+        what=f"{len(late)} late file(s) of {contract.dataset} of {describe_days(days)} stay out.",
+        consequence="Readers keep what was known before; no run looks at a day that old.",
+        command=f"nightshift redo --dataset {contract.name} --from {days[0]} --to {days[-1]}",
+        partitions=days,
+        size=len(late),
+        facts={"files": [drop.data_key for drop in late[-10:]]},
+    )
 
 
 def rows_in_quarantine(context: EvaluationContext) -> Iterator[Fact]:

@@ -24,9 +24,15 @@ NEEDED_PARTS = {
     "scheduler": "No task begins.",
     "dag_processor": "Changed DAG files are not read; after a while their runs end.",
 }
-LOST, NO_KEY, OVERDUE = "NS-AIRFLOW-007", "NS-AIRFLOW-002", "NS-AIRFLOW-013"
+LOST, NO_KEY = "NS-AIRFLOW-007", "NS-AIRFLOW-002"
 # Outcomes of newest tries that leave nothing to report: the task was done, or a person ended it.
 ENDED_WELL = ("success", "skipped", "waiting")
+
+
+class RunOverdueError(NightshiftError):
+    """A run ended by its time limit; Airflow skips what has not ended, so no task has failed."""
+
+    code = "NS-AIRFLOW-013"
 
 
 def airflow_away(context: EvaluationContext) -> Findings:
@@ -215,8 +221,7 @@ def _failed_task(task: dict[str, Any], outcome: str | None) -> FailedTask:
     """
     ended_at = _ended_at(task)
     day = Partition.parse(task["partition_key"]).day
-    # Airflow skips what has not ended when a run reaches its limit: no task of it has failed.
-    code = outcome or (LOST if task["task_id"] else OVERDUE)
+    code = outcome or (LOST if task["task_id"] else RunOverdueError.code)
     # Its begin is not known here; nothing was published between it and its end.
     return FailedTask(task["dag_id"], task["task_id"], day, code, ended_at, ended_at)
 
@@ -240,7 +245,7 @@ def _lost(
             f"Tasks of {dag_id} of {describe_days(days)} failed before their own code began or in"
             f" its middle: {', '.join(names[:4])}."
         )
-    elif code == OVERDUE:
+    elif code == RunOverdueError.code:
         what = f"The run of {dag_id} of {describe_days(days)} ended by its time limit."
     model = tasks[0].model
     return Fact(
