@@ -122,10 +122,8 @@ class AirflowApi:
             failed.append({**task, "partition_key": keys[run_key]} if run_key in keys else task)
         # Airflow skips what has not ended when a run reaches its limit: no task of it has failed.
         with_tasks = {(task["dag_id"], task["dag_run_id"]) for task in tasks}
-        for run in runs:
-            if (run["dag_id"], run["dag_run_id"]) not in with_tasks:
-                failed.append({**run, "task_id": ""})
-        return failed
+        ended = [run for run in runs if (run["dag_id"], run["dag_run_id"]) not in with_tasks]
+        return failed + [{**run, "task_id": ""} for run in ended]
 
     def active_runs(self) -> list[DagRun]:
         """Return the queued and running runs of all DAGs, the oldest first."""

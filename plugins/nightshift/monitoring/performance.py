@@ -43,7 +43,6 @@ CONFIDENCE = 0.975
 N_BLOCKS, N_DRAWS, SEED = 50, 500, 1
 MAX_ROWS_OF_A_PASS = 100_000
 """Average precision takes a pass over all rows for each draw; larger nights have no interval."""
-_PASS_METRIC = "average_precision"
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def _bounds(
 ) -> Iterator[tuple[Key, Bounds]]:
     """Yield the intervals of all metrics of all rows, and of the monitored one of each slice."""
     for name in metrics_of(spec.task):
-        is_affordable = name != _PASS_METRIC or label.size <= MAX_ROWS_OF_A_PASS
+        is_affordable = name != "average_precision" or label.size <= MAX_ROWS_OF_A_PASS
         interval = row_interval(name, label, published) if is_affordable else None
         if interval is not None:
             yield (ALL_ROWS, "", name), interval

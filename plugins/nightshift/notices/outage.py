@@ -47,6 +47,7 @@ class Outage:
         notified: Channels that were told of its beginning.
         notified_of_end: Channels that were told of its end.
         is_short: Whether it has not lasted long enough to tell anybody.
+        command: What its runbook page does first.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Outage:
     notified: list[str] = field(default_factory=list)
     notified_of_end: list[str] = field(default_factory=list)
     is_short: bool = False
+    command: str = "nightshift status"
 
 
 def tell_outage(
@@ -83,6 +85,7 @@ def tell_outage(
             code=getattr(error, "code", NightshiftError.code),
             what=f"Nobody can see what is broken: {name}: {cause_of(error)}",
             since=dt.datetime.now(dt.UTC).isoformat(),
+            command=_command(settings, error),
         )
         is_due = _age(outage) >= patience
         outage.is_short = not is_due
@@ -120,6 +123,11 @@ def tell_end_of_outage(
         else:
             _keep(path, outage)
     return results
+
+
+def _command(settings: Settings, error: Exception) -> str:
+    values = {"database": settings.warehouse_database}
+    return page_command(getattr(error, "code", NightshiftError.code), values)
 
 
 def _age(outage: Outage) -> dt.timedelta:
@@ -230,7 +238,7 @@ def _as_incident(outage: Outage, closed_at: dt.datetime | None) -> Incident:
         what=outage.what,
         consequence="Whatever is broken besides stays unseen.",
         deadline_at=None,
-        command=page_command(outage.code, {}),
+        command=outage.command,
         runbook=page_of(outage.code),
         touched_tables=(),
         touched_models=(),

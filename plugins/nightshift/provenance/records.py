@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, LiteralString
 
+from nightshift.warehouse.relations.columns import table_columns
+
 if TYPE_CHECKING:
     from psycopg import sql
 
@@ -27,6 +29,33 @@ def read_publication(conn: Connection, spec: ModelSpec, prediction: Prediction) 
         where dataset = %s and partition_date = %s and load_id = %s
     """
     return first_record(conn, query, [spec.predictions_dataset, prediction.day, prediction.load_id])
+
+
+def read_level(conn: Connection, spec: ModelSpec, prediction: Prediction) -> Facts | None:
+    """Return what the scoring of a prediction added to its version's answer, and from what."""
+    # A warehouse of before keeps no level.
+    if conn.execute("select to_regclass('ops.score_levels')").fetchone() == (None,):
+        return None
+    query = """
+        select shift, estimate, n_nights, n_rows, first_night, last_night, reason
+        from ops.score_levels
+        where dataset = %s and partition_date = %s and load_id = %s and model_version = %s
+    """
+    key = [spec.predictions_dataset, prediction.day, prediction.load_id, prediction.version]
+    return first_record(conn, query, key)
+
+
+def read_causes(conn: Connection, spec: ModelSpec, prediction: Prediction) -> dict[str, float]:
+    """Return what each cause adds to the raw score of a prediction; none where none is kept."""
+    from psycopg import sql
+
+    if "causes" not in table_columns(conn, "predictions", spec.name):
+        return {}
+    query = sql.SQL(
+        "select causes from {} where partition_date = %s and load_id = %s and {} = %s"
+    ).format(sql.Identifier("predictions", spec.name), sql.Identifier(spec.entity.key))
+    record = first_record(conn, query, [prediction.day, prediction.load_id, prediction.key])
+    return dict((record or {}).get("causes") or {})
 
 
 def read_model(conn: Connection, spec: ModelSpec, prediction: Prediction) -> Facts | None:

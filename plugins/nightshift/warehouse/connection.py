@@ -11,6 +11,8 @@ from nightshift.resource_errors import translate_resource_errors
 from nightshift.warehouse.faults import fault_in, fault_of
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     import psycopg
 
     from nightshift.settings import Settings

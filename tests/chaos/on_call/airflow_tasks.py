@@ -187,7 +187,7 @@ class ReportedAirflow:
         now = dt.datetime.now(dt.UTC)
         return {part: now - self.silent_for.get(part, dt.timedelta()) for part in parts}
 
-    def failed_tasks(self, since: dt.datetime) -> list[dict[str, Any]]:  # noqa: ARG002
+    def failed_tasks(self, since: dt.datetime) -> list[dict[str, Any]]:
         return [task for run in self.runs.values() for task in run.failed_tasks]
 
 

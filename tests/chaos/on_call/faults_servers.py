@@ -100,10 +100,10 @@ STORE_AWAY = replace(STORE_REFUSES, command="nightshift up")
 NO_BUCKET = replace(STORE_REFUSES, code="NS-LAKE-019", command="nightshift migrate")
 
 
-def blind(code: str, command: str) -> tuple[Seen]:
+def blind(code: str, command: str, subject: str = "warehouse") -> tuple[Seen]:
     """Return what is told when the warehouse cannot hold an incident."""
     unseen = "Whatever is broken besides stays unseen"
-    return (Seen(code, "warehouse", (), command, unseen, "critical"),)
+    return (Seen(code, subject, (), command, unseen, "critical"),)
 
 
 def closed(schema: str) -> Seen:
@@ -130,6 +130,12 @@ def lost(dataset: str, command: str) -> Seen:
     )
 
 
+WRITABLE = (
+    'nightshift psql --role admin -c "set default_transaction_read_only = off"'
+    ' -c "alter role nightshift reset default_transaction_read_only"'
+    ' -c "alter database <database> reset default_transaction_read_only"'
+)
+UNLIMIT = 'nightshift psql --role admin -c "alter database <database> connection limit -1"'
 LIMIT = 'nightshift psql --role admin -c "alter database <database> connection limit'
 GRANT = 'nightshift psql --role admin -c "grant all on all tables'
 
@@ -202,7 +208,7 @@ FAULTS = (
         cause="no connection left",
         page="All connections of PostgreSQL",
         commands=(LIMIT, CLEAR),
-        seen=blind("NS-WAREHOUSE-007", "nightshift migrate"),
+        seen=blind("NS-WAREHOUSE-007", UNLIMIT),
         **WAREHOUSE,
     ),
     Fault(
@@ -212,7 +218,16 @@ FAULTS = (
         cause="no connection left",
         page="All connections of PostgreSQL",
         commands=(LIMIT, CLEAR),
-        seen=(failed(SCORE, "NS-WAREHOUSE-007", NIGHT),),
+        seen=(
+            failed(SCORE, "NS-WAREHOUSE-007", NIGHT),
+            Seen(
+                "NS-WAREHOUSE-007",
+                "warehouse",
+                command=UNLIMIT,
+                consequence="Tasks that begin now are refused",
+                severity="critical",
+            ),
+        ),
         **WAREHOUSE,
     ),
     Fault(
@@ -249,7 +264,7 @@ FAULTS = (
             'nightshift psql --role admin -c "set default_transaction_read_only = off"',
             CLEAR,
         ),
-        seen=(),
+        seen=blind("NS-WAREHOUSE-006", WRITABLE, "evaluation"),
         **WAREHOUSE,
     ),
     Fault(

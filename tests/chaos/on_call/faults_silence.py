@@ -10,7 +10,6 @@ from hashlib import sha256
 from tests.chaos.on_call.fault import Fault, Seen
 from tests.chaos.on_call.faults_models import (
     LOST_FILE,
-    PREDICTIONS,
     key_of,
     predictions_are_right,
     training_set_key,
@@ -25,8 +24,6 @@ OLD_DAY = dt.date(2013, 1, 4)
 """A day before the look-back of the newest one."""
 AFTER_THE_NIGHT = dt.datetime(2013, 1, 22, 14, tzinfo=dt.UTC)
 """After the deadline of the night, and before the next day's files are due."""
-
-
 
 
 def scheduler_dies(world: World) -> None:
@@ -107,9 +104,7 @@ def old_day_is_corrected(world: World) -> None:
     data = world.backup.get(f"{folder}weather.csv")
     delivered_at = dt.datetime(2013, 1, 23, 5, tzinfo=dt.UTC)
     n_rows = data.count(b"\n") - 1
-    write_drop(
-        world.store, NewDrop("weather", OLD_DAY, delivered_at, data, n_rows, "weather_late")
-    )
+    write_drop(world.store, NewDrop("weather", OLD_DAY, delivered_at, data, n_rows, "weather_late"))
 
 
 def old_day_is_loaded_again(world: World) -> bool:

@@ -90,8 +90,9 @@ def _judge_seen(verdict: NoticeVerdict, fault: Fault, told: list[dict[str, Any]]
 
 
 def _plain(world: World, incident: dict[str, Any]) -> dict[str, Any]:
-    """Return an incident whose command names no folder and no commit of this test."""
+    """Return an incident whose command names no folder, database and commit of this test."""
     command = incident["command"].replace(str(world.settings.dags_dir), "dags")
+    command = command.replace(world.settings.warehouse_database, "<database>")
     return incident | {"command": re.sub(r"checkout \w+~1", "checkout <commit>~1", command)}
 
 

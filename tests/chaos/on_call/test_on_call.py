@@ -1,8 +1,9 @@
 """Fifty-five faults as on-call meets them: the code names the cause, its page helps, its commands
 bring the wanted state.
 
-Forty-five of them were injected by hand into the running product once; then the code was right in 23, the page
-helped in 23, and 15 of the 27 repairs that were tried worked as the page said. Ten more are faults of which nothing fails.
+Forty-five of them were injected by hand into the running product once; then the code was right in
+23, the page helped in 23, and 15 of the 27 repairs that were tried worked as the page said. Ten
+more are faults of which nothing fails.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.chaos.on_call.faults import FAULTS
 from tests.chaos.on_call.fault import Fault, Verdict, judge
+from tests.chaos.on_call.faults import FAULTS
 from tests.chaos.on_call.history import History, open_history
 
 from nightshift.settings import PROJECT_ROOT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +57,8 @@ class Watch:
 
     def look(self) -> Round:
         """Evaluate all rules, as if none had a pause, and tell people."""
-        try:
+        with suppress(psycopg.errors.ReadOnlySqlTransaction):
             self.world.admin("delete from ops.incident_rules")
-        except psycopg.errors.ReadOnlySqlTransaction:
-            pass
         settings = with_settings(
             self.world.settings,
             home=self.world.folder / "watch",

@@ -116,10 +116,11 @@ class Nights:
             """
             insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt,
                 partition_date, started_at, ended_at, outcome)
-            select %(dag)s, %(run)s, %(task)s, -1, count(*) + 1, %(day)s, max(at),
-                case when %(outcome)s::text is not null then max(at) end, %(outcome)s
-            from fake.present left join ops.task_tries
-                on (dag_id, dag_run_id, task_id) = (%(dag)s, %(run)s, %(task)s) and attempt > 0
+            select %(dag)s, %(run)s, %(task)s, -1, (
+                    select count(*) + 1 from ops.task_tries
+                    where (dag_id, dag_run_id, task_id) = (%(dag)s, %(run)s, %(task)s)
+                ), %(day)s, at, case when %(outcome)s::text is not null then at end, %(outcome)s
+            from fake.present
             """,
             {
                 "dag": dag_id,

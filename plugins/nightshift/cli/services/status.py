@@ -141,7 +141,16 @@ def _print_status(services: Services, overview: Overview | None, problem: str) -
     # Incidents first: they are why somebody looks.
     if overview is not None:
         _print_incidents(overview)
-        headers = ("model", "health", "published", "since", "scored by", "champion", "quality")
+        headers = (
+            "model",
+            "health",
+            "published",
+            "since",
+            "rows",
+            "scored by",
+            "champion",
+            "quality",
+        )
         print_table(headers, map(_model_row, overview.models))
         typer.echo()
         _print_list("Runs now", overview.running, "nothing")
@@ -176,12 +185,22 @@ def _model_row(model: ModelOverview) -> tuple[object, ...]:
         champion = f"version {model.champion}, {model.champion_age_days} days old"
     quality = "-"
     if model.quality is not None and model.metric is not None:
-        quality = f"{model.metric} {model.quality:.4g} of {model.n_labels} labels"
+        quality = f"{model.metric} {model.quality:.4g}"
+        if model.quality_low is not None and model.quality_high is not None:
+            quality += f" ({model.quality_low:.4g} to {model.quality_high:.4g})"
+        quality += f" of {model.n_labels} labels"
         if model.expected_quality is not None:
             quality += f", hold-out {model.expected_quality:.4g}"
     since = f"{model.published_at:{INSTANT}} UTC" if model.published_at else "-"
     published = model.published or "nothing"
-    return (model.model, model.health, published, since, model.source or "-", champion, quality)
+    rows = "-"
+    if model.n_rows is not None:
+        rows = f"{model.n_rows:,}"
+        # Rows that vanished or were copied are an incident too; here a person sees how many.
+        if model.n_rows != model.n_recorded:
+            rows += f" of {model.n_recorded or 0:,} published"
+    source = model.source or "-"
+    return (model.model, model.health, published, since, rows, source, champion, quality)
 
 
 def _print_list(title: str, sentences: tuple[str, ...], empty: str) -> None:

@@ -48,6 +48,7 @@ RULES: tuple[Rule, ...] = (
     Rule("removed specs", "files", registry.removed_specs),
     Rule("object store", "services", services.object_store),
     Rule("warehouse rights", "services", services.warehouse_rights),
+    Rule("free connections", "services", services.free_connections),
     Rule("reader rights", "services", services.reader_rights),
     Rule("wrong clock", "services", services.wrong_clock),
     Rule("disk space", "services", services.disk_space),

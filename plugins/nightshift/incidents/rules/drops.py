@@ -154,7 +154,7 @@ def _command(code: str, day: dt.date, uri: str) -> str:
 def late_drops(context: EvaluationContext) -> Findings:
     """Yield the datasets with files that landed for a day that no run looks at any more.
 
-    A run loads what came late for its look-back. An older day stays as it is until a person decides.
+    A run loads what came late for its look-back. An older day waits until a person decides.
     """
     store = quick_store(context)
     for contract in context.daily_contracts:
@@ -173,7 +173,7 @@ def _late_drops(
 ) -> list[DropManifest]:
     """Return the late drops of the days before the look-back of the newest one."""
     row = context.conn.execute(_SPAN, [contract.dataset]).fetchone()
-    first, newest = row if row else (None, None)
+    first, newest = row or (None, None)
     if newest is None:
         return []
     # Days before the first published one are a history that nobody has loaded.

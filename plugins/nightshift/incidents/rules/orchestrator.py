@@ -72,9 +72,7 @@ def airflow_away(context: EvaluationContext) -> Findings:
         )
 
 
-def _silent_parts(
-    context: EvaluationContext, heartbeats: dict[str, dt.datetime]
-) -> Iterator[Fact]:
+def _silent_parts(context: EvaluationContext, heartbeats: dict[str, dt.datetime]) -> Iterator[Fact]:
     """Yield the parts of Airflow whose process has ended while its API answers on.
 
     Args:
@@ -226,9 +224,7 @@ def _failed_task(task: dict[str, Any], outcome: str | None) -> FailedTask:
     return FailedTask(task["dag_id"], task["task_id"], day, code, ended_at, ended_at)
 
 
-def _lost(
-    context: EvaluationContext, dag_id: str, code: str, tasks: list[FailedTask]
-) -> Fact:
+def _lost(context: EvaluationContext, dag_id: str, code: str, tasks: list[FailedTask]) -> Fact:
     """Return the fact about the tasks of a DAG that ended without an error of their own.
 
     Args:

@@ -33,7 +33,7 @@ def champion_files(context: EvaluationContext) -> Findings:
     rows = context.conn.execute(_CHAMPIONS, [list(context.specs)]).fetchall()
     try:
         for model, version, day, *files in rows:
-            lost = [key for key in files if not _is_there(store, key)]
+            lost = _lost(store, files)
             if lost:
                 yield _lost_files(context, model, version, day, lost)
     except NightshiftError:
@@ -50,8 +50,15 @@ order by s.model, s.effective_partition desc, s.promotion_id desc
 """
 
 
-def _is_there(store: ObjectStore, key: str) -> bool:
-    return store.exists(key) and store.size(key) > 0
+def _lost(store: ObjectStore, files: list[str]) -> list[str]:
+    """Return the keys that are gone or empty.
+
+    By a listing: it tells a bucket that does not exist from an object that does not.
+    """
+    sizes: dict[str, int] = {}
+    for folder in {key.rpartition("/")[0] for key in files}:
+        sizes |= {listed.key: listed.n_bytes for listed in store.list_objects(f"{folder}/")}
+    return [key for key in files if not sizes.get(key)]
 
 
 def _lost_files(

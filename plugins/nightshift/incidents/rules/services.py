@@ -189,6 +189,55 @@ order by 1
 """
 
 
+def free_connections(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield that the warehouse has hardly a connection left, and which limit says so."""
+    ((database, user, *numbers),) = context.conn.execute(_CONNECTIONS).fetchall()
+    database_limit, user_limit, server_limit, n_database, n_user, n_server = numbers
+    unlimit = "alter {} connection limit -1"
+    limits = [
+        (database_limit, n_database, f"database {database}"),
+        (user_limit, n_user, f"role {user}"),
+        (server_limit, n_server, ""),
+    ]
+    for limit, n_used, owner in limits:
+        # PostgreSQL takes -1 for no limit.
+        if limit < 0 or limit - n_used >= MIN_FREE_CONNECTIONS:
+            continue
+        name = f"the {owner}" if owner else "the server"
+        command = "nightshift migrate"
+        if owner:
+            command = f'nightshift psql --role admin -c "{unlimit.format(owner)}"'
+        yield Fact(
+            code="NS-WAREHOUSE-007",
+            severity="critical",
+            health="degraded",
+            subject_type="service",
+            subject="warehouse",
+            what=f"{n_used} of {limit} connections of {name} are in use.",
+            consequence="Tasks that begin now are refused; readers keep what is published.",
+            command=command,
+            key=owner.partition(" ")[0] or "server",
+            models=tuple(context.specs),
+            size=1,
+            facts={"limit": limit, "in_use": n_used},
+        )
+
+
+# Of the server's connections some are for superusers only.
+_CONNECTIONS = """
+select d.datname, r.rolname, d.datconnlimit, r.rolconnlimit,
+    current_setting('max_connections')::int
+        - current_setting('superuser_reserved_connections')::int,
+    count(*) filter (where a.datname = d.datname),
+    count(*) filter (where a.usename = r.rolname),
+    count(*)
+from pg_database d, pg_roles r, pg_stat_activity a
+where d.datname = current_database() and r.rolname = current_user
+    and a.backend_type = 'client backend'
+group by 1, 2, 3, 4
+"""
+
+
 def reader_rights(context: EvaluationContext) -> Iterator[Fact]:
     """Yield the roles that read by right and are gone, or may not read what they should.
 
@@ -216,6 +265,8 @@ def reader_rights(context: EvaluationContext) -> Iterator[Fact]:
 
 
 MAX_SHOWN_RELATIONS = 5
+# A task needs two: its own, and the one that records its try.
+MIN_FREE_CONNECTIONS = 2
 # A right on a relation is worth nothing without the one on its schema.
 _READERS = """
 select r.role, p.oid is not null, coalesce(array_agg(v.name order by v.name) filter (

@@ -38,10 +38,15 @@ RELATIONS = (
     "ops.partition_steps",
     "ops.people_acts",
     "ops.published",
+    "ops.published_levels",
     "quarantine.drop_counts",
     "quarantine.row_counts",
 )
 """All that the page reads. One that a warehouse does not have yet is granted by a later migrate."""
+
+
+CAUSES_FUNCTION = "ops.night_causes(text, date)"
+"""The one aggregate of predictions that the page may ask for."""
 
 
 def grant_page_reader(conn: Connection, owner: str) -> bool:
@@ -76,6 +81,10 @@ def grant_page_reader(conn: Connection, owner: str) -> bool:
     for (name,) in conn.execute(query, [list(RELATIONS)]).fetchall():
         relation = sql.Identifier(*name.split("."))
         conn.execute(sql.SQL("grant select on {} to {}").format(relation, role))
+    # A warehouse of before does not have it.
+    if conn.execute("select to_regprocedure(%s)", [CAUSES_FUNCTION]).fetchone() != (None,):
+        function = sql.SQL(CAUSES_FUNCTION)
+        conn.execute(sql.SQL("grant execute on function {} to {}").format(function, role))
     return True
 
 
