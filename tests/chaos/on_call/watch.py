@@ -15,7 +15,6 @@ from tests.chaos.on_call.history import with_settings
 from tests.chaos.on_call.world import World
 from tests.integration.notices.receivers import Hook, running_hook
 
-from nightshift.incidents.rules import drops
 from nightshift.notices import round as notice_round
 from nightshift.notices.round import Round
 
@@ -49,8 +48,6 @@ class Watch:
         (world.folder / "notices.yaml").write_text(NOTICES)
         with running_hook() as hook, pytest.MonkeyPatch.context() as patch:
             patch.setenv(ADDRESS, hook.url)
-            # A file that has just landed counts as one that has been there for a while.
-            patch.setattr(drops, "LATE_PATIENCE", dt.timedelta())
             # One round is one look of the watch; it would wait for the next one a minute later.
             patch.setattr(notice_round, "EVALUATION_PATIENCE", dt.timedelta())
             yield cls(world, hook)

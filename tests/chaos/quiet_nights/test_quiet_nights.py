@@ -12,6 +12,7 @@ import pytest
 import yaml
 from tests.chaos.on_call.airflow_tasks import ReportedAirflow
 from tests.integration.monitoring.conftest import SPEC, TRAINED_ON, World
+from tests.integration.scoring.conftest import with_suite
 
 from nightshift.contracts.model_spec import load_spec
 from nightshift.contracts.partitions import Partition, PartitionRange
@@ -95,13 +96,13 @@ class Nights:
         self.world.add_night(day)
         self.try_task("transform", "build_features", night, "success")
         self.look(begin + 20 * MINUTE, "features published")
-        plan = pipeline.begin(self.world.settings, spec, nights, run)
+        plan = pipeline.begin(self.settings, spec, nights, run)
         # One shard meets a store that is away for a moment, and is tried again.
         self.try_task(f"score__{spec.name}", "score_shard", night, "NS-LAKE-001")
         self.look(begin + 25 * MINUTE, "while shards are scored")
-        pipeline.score_shards(self.world.settings, spec, plan, run)
+        pipeline.score_shards(self.settings, spec, plan, run)
         self.try_task(f"score__{spec.name}", "score_shard", night, "success")
-        pipeline.publish(self.world.settings, spec, plan, run)
+        pipeline.publish(self.settings, spec, plan, run)
         self.look(begin + 30 * MINUTE, "scored")
         self.world.measure(day)
         self.look(begin + 40 * MINUTE, "monitored")
@@ -141,7 +142,7 @@ def nights(world: World, no_report: None, tmp_path: Path, monkeypatch) -> Nights
     document = SPEC | {"training": SPEC["training"] | {"window_days": 90}}
     (dags / "models" / "parcel_late.yaml").write_text(yaml.safe_dump(document))
     shutil.copy(PROJECT_ROOT / "dags" / "datasets" / f"{DATASET}.yaml", dags / "datasets")
-    settings = Settings(**(dict(world.settings) | {"dags_dir": dags}))
+    settings = Settings(**(dict(with_suite(world.settings, tmp_path)) | {"dags_dir": dags}))
     world.spec = load_spec(settings.models_dir, "parcel_late")
     for day in PartitionRange.of("2020-01-01", str(TRAINED_ON)).days:
         world.flip(f"raw/{DATASET}", day, day.toordinal())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,8 @@ STARTING_SECONDS = 60.0
 """A part that is younger and not healthy yet is shown as starting, not as broken."""
 REFRESH_SECONDS = 10
 INSTANT = "%Y-%m-%d %H:%M"
+MAX_INCIDENTS = 10
+"""Incidents that are shown with all they say; of more only the codes are counted."""
 MAX_SHOWN = 20
 """Sentences of a list; a longer one has the number of the rest."""
 
@@ -168,14 +171,19 @@ def _print_status(services: Services, overview: Overview | None, problem: str) -
 def _print_incidents(overview: Overview) -> None:
     from nightshift.cli.operations.incidents import describe
 
-    for incident in overview.incidents:
-        if incident.state == "snoozed":
-            continue
+    awake = [incident for incident in overview.incidents if incident.state != "snoozed"]
+    for incident in awake[:MAX_INCIDENTS]:
         typer.echo(f"incident {incident.incident_id}, {incident.severity}, {incident.state}")
         for line in describe(incident)[:3]:
             typer.echo(line)
-    n_snoozed = sum(incident.state == "snoozed" for incident in overview.incidents)
+    if len(awake) > MAX_INCIDENTS:
+        # Of many the causes matter, and how often each occurs.
+        codes = Counter(incident.code for incident in awake[MAX_INCIDENTS:])
+        shown = ", ".join(f"{code} {n} times" for code, n in codes.most_common(MAX_INCIDENTS))
+        n_left = len(awake) - MAX_INCIDENTS
+        typer.echo(f"and {n_left} more: {shown}; `nightshift incidents list` has all")
     n_open = len(overview.incidents)
+    n_snoozed = n_open - len(awake)
     typer.echo(f"{n_open} incident(s) open, {n_snoozed} of them snoozed.\n")
 
 

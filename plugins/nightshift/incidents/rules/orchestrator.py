@@ -57,7 +57,7 @@ def airflow_away(context: EvaluationContext) -> Findings:
         # It cannot say which files it has not read.
         yield from _unchecked(context, "airflow away")
         return
-    yield from _silent_parts(context, heartbeats)
+    yield from _silent_parts(heartbeats)
     for line in errors:
         path = line.partition(": ")[0]
         yield Fact(
@@ -72,17 +72,14 @@ def airflow_away(context: EvaluationContext) -> Findings:
         )
 
 
-def _silent_parts(context: EvaluationContext, heartbeats: dict[str, dt.datetime]) -> Iterator[Fact]:
-    """Yield the parts of Airflow whose process has ended while its API answers on.
-
-    Args:
-        context: The evaluation.
-        heartbeats: When each part was last heard of.
-    """
+def _silent_parts(heartbeats: dict[str, dt.datetime]) -> Iterator[Fact]:
+    """Yield the parts of Airflow whose process has ended while its API answers on."""
+    # Heartbeats carry the clock of this machine, on which Airflow runs, and not the warehouse's.
+    oldest = dt.datetime.now(dt.UTC) - SILENT_AFTER
     for part, consequence in NEEDED_PARTS.items():
         heard_at = heartbeats.get(part)
         # One that was never started is an installation that is not finished.
-        if heard_at is None or heard_at > context.now - SILENT_AFTER:
+        if heard_at is None or heard_at > oldest:
             continue
         yield Fact(
             code="NS-SERVICE-001",

@@ -1,4 +1,39 @@
--- The level of each published night, and what moved its predictions: for the page and for people.
+-- Who reads by right, how sure the quality of a night is, and what moved its predictions.
+-- A role that is dropped leaves no trace in the catalog, and no task would miss it.
+create table ops.reader_roles (
+    role text primary key,
+    relations text [],
+    granted_at timestamptz not null default clock_timestamp()
+);
+comment on table ops.reader_roles is 'Roles that nightshift migrate has given rights to read; a rule of incidents compares them with the catalog. Grain: role.';
+comment on column ops.reader_roles.relations is 'What the role must be able to read; null for all views of schema analytics.';
+
+-- Bounds beside each metric of a night.
+alter table monitoring.performance
+add column low double precision,
+add column high double precision;
+comment on column monitoring.performance.low is 'Lower bound of the metric''s 95 % interval over draws of the night''s rows; null where none was computed, and for measurements of before.';
+comment on column monitoring.performance.high is 'Upper bound of the same interval. It has the chance of the rows, not that of the day.';
+
+create or replace view monitoring.performance_published as
+select
+    t.model,
+    t.evaluated_partition as partition_date,
+    t.partition_date as measured_on,
+    t.slice_name,
+    t.slice_value,
+    t.metric,
+    t.value,
+    t.baseline_value,
+    t.n_labels,
+    t.model_version,
+    t.maturity,
+    t.low,
+    t.high
+from monitoring.performance t
+join ops.published p on p.dataset = 'monitoring_performance/' || t.model and p.partition_date = t.partition_date and p.load_id = t.load_id;
+
+-- The level of each published night.
 create view ops.published_levels as
 select
     substr(v.dataset, length('predictions/') + 1) as model,
