@@ -126,8 +126,10 @@ def tell_end_of_outage(
 
 
 def _command(settings: Settings, error: Exception) -> str:
+    # What a person does first is on the page of the code.
+    code = getattr(error, "code", NightshiftError.code)
     values = {"database": settings.warehouse_database}
-    return page_command(getattr(error, "code", NightshiftError.code), values)
+    return page_command(code, values)
 
 
 def _age(outage: Outage) -> dt.timedelta:

@@ -150,7 +150,14 @@ FAULTS = (
         page="Mostly somebody started an old or mistyped day",
         advice="Else ingest the missing days",
         cure=hole_is_delivered,
-        seen=(failed(TRANSFORM, "NS-AIRFLOW-009", LATER),),
+        seen=(
+            failed(
+                TRANSFORM,
+                "NS-AIRFLOW-009",
+                LATER,
+                command=f"{START} --from-date {HOLE} --to-date {HOLE} --max-active-runs 1",
+            ),
+        ),
         commands=(START, "nightshift airflow dags clear transform"),
         values={"day": LATER, "hole": HOLE},
         is_right=lambda world: world.has("features/flight", LATER),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.on_call.fault import Fault, Seen
-from tests.chaos.on_call.history import History
+from tests.chaos.on_call.history import NIGHT, History
 from tests.chaos.on_call.watch import Watch
 from tests.chaos.on_call.world import World
 
@@ -57,7 +57,7 @@ def judge_notice(history: History, fault: Fault, folder: Path) -> NoticeVerdict:
             verdict.seconds = watch.seconds
             _judge_seen(verdict, fault, [_plain(world, each) for each in watch.told("opened")])
             fault.cure(world)
-            _do_what_notices_say(world, watch)
+            _do_what_notices_say(world, watch, day=fault.values.get("day", NIGHT))
             verdict.command_repairs = fault.is_right(world)
             verdict.end_is_told = not watch.open
             if not (verdict.command_repairs and verdict.end_is_told):
@@ -96,13 +96,19 @@ def _plain(world: World, incident: dict[str, Any]) -> dict[str, Any]:
     return incident | {"command": re.sub(r"checkout \w+~1", "checkout <commit>~1", command)}
 
 
-def _do_what_notices_say(world: World, watch: Watch) -> None:
-    """Run the command of each notice whose incident is still open, the most severe first."""
+def _do_what_notices_say(world: World, watch: Watch, day: str) -> None:
+    """Run the command of each notice whose incident is still open, the most severe first.
+
+    Args:
+        world: The broken world; what is outside of nightshift is repaired.
+        watch: What people were told.
+        day: The day that a person meant, which only that person knows.
+    """
     watch.look()
     for _ in range(MAX_STEPS):
         # The failed task is run again when what it needs is there.
         for incident in sorted(watch.open, key=lambda each: each["severity"] != "critical"):
-            world.perform(incident["command"])
+            world.perform(incident["command"].replace("<day>", day))
         watch.look()
         if not watch.open:
             return

@@ -73,9 +73,18 @@ class Watch:
 
     @property
     def open(self) -> list[dict[str, Any]]:
-        """Return the incidents that people were told of and that have not ended."""
+        """Return the incidents that people were told of and that have not ended, as they are now.
+
+        An incident whose first step is done names the next one.
+        """
         ended = {_name(incident) for incident in self.told("closed")}
-        return [incident for incident in self.told("opened") if _name(incident) not in ended]
+        last = [incident for incident in self.told("opened") if _name(incident) not in ended]
+        for incident in last:
+            query = "select command from ops.incidents where incident_id = %s"
+            # An outage is on no list.
+            if incident["incident_id"]:
+                ((incident["command"],),) = self.world.admin(query, incident["incident_id"])
+        return last
 
 
 def codes_seen(world: World) -> str:

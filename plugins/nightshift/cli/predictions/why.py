@@ -92,6 +92,7 @@ def _describe(facts: dict[str, Any]) -> list[str]:
 def _level_line(level: dict[str, Any]) -> str:
     """Return what the night added to the version's answer, and which nights say so."""
     line = f"level         {level['shift']:+.4f} to the version's answer"
+    # Without mature nights nothing was added, and the reason says so.
     if level["n_nights"]:
         nights = f"{level['first_night']} to {level['last_night']}"
         line += f", by {level['n_nights']} mature nights, {nights}, with {level['n_rows']:,} labels"

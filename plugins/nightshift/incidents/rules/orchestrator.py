@@ -110,12 +110,14 @@ def lost_tasks(context: EvaluationContext) -> Findings:
         return
     outcomes = _newest_outcomes(context, failed)
     told = {(task.dag_id, task.day) for task in failed_for_good(context) if task.code == LOST}
+    # One incident for a DAG and a code, however many tasks and days.
     groups: dict[tuple[str, str], list[FailedTask]] = defaultdict(list)
     for task in failed:
         outcome, is_final = outcomes.get(_key(task), (None, False))
         # The rule of failed tasks has the final ones.
         if is_final or outcome in ENDED_WELL:
             continue
+        # Without a partition there is nothing to make, only a person to be told.
         problem = _key_problem(task)
         if problem:
             if not _dag_went_on(context, task):
@@ -144,17 +146,28 @@ def _newest_outcomes(
         context: The evaluation.
         failed: Task instances as Airflow describes them.
     """
-    # By their keys: the table has the tries of years.
+    # By their keys: the table has the tries of years. A clear makes newer ones, so the newest try
+    # of a task counts.
     keys = [_key(task) for task in failed]
     rows = context.conn.execute(
         """
         select distinct on (dag_id, dag_run_id, task_id, map_index)
-            dag_id, dag_run_id, task_id, map_index, outcome, is_final
+            dag_id,
+            dag_run_id,
+            task_id,
+            map_index,
+            outcome,
+            is_final
         from ops.task_tries
         join unnest(%s::text[], %s::text[], %s::text[], %s::int[])
             as f (dag_id, dag_run_id, task_id, map_index)
             using (dag_id, dag_run_id, task_id, map_index)
-        order by dag_id, dag_run_id, task_id, map_index, attempt desc
+        order by
+            dag_id,
+            dag_run_id,
+            task_id,
+            map_index,
+            attempt desc
         """,
         [[key[part] for key in keys] for part in range(4)],
     )
@@ -162,7 +175,10 @@ def _newest_outcomes(
 
 
 def _key_problem(task: dict[str, Any]) -> str:
-    """Return the code of what is wrong with the key of a task's run; empty for a good one."""
+    """Return the code of what is wrong with the key of a task's run; empty for a good one.
+
+    Such a task has recorded no try: its own code has refused the key before anything else.
+    """
     key = task.get("partition_key")
     if not key:
         return NO_KEY
@@ -174,7 +190,12 @@ def _key_problem(task: dict[str, Any]) -> str:
 
 
 def _dag_went_on(context: EvaluationContext, task: dict[str, Any]) -> bool:
-    """Return whether a later run of the DAG worked: then the person has started it rightly."""
+    """Return whether a later run of the DAG worked: then the person has started it rightly.
+
+    Args:
+        context: The evaluation.
+        task: A failed task of the wrong start, as Airflow describes it.
+    """
     query = """
         select exists (
             select from ops.task_tries
@@ -189,7 +210,12 @@ def _ended_at(task: dict[str, Any]) -> dt.datetime:
 
 
 def _wrong_start(task: dict[str, Any], code: str) -> Fact:
-    """Return the fact about a run that a person has started with a key that is no partition."""
+    """Return the fact about a run that a person has started with a key that is no partition.
+
+    Args:
+        task: One of its failed tasks, as Airflow describes it.
+        code: What is wrong with the key.
+    """
     dag_id, key = task["dag_id"], task.get("partition_key")
     return Fact(
         code=code,
@@ -269,6 +295,7 @@ def paused_dags(context: EvaluationContext) -> Findings:
     except ServiceError:
         yield from _unchecked(context, "paused DAGs")
         return
+    # Readers wait for the first ones; what learns and watches can wait for the morning.
     needed = {"ingest", "transform", "catch_up"}
     useful = set()
     for model in context.specs:
@@ -287,12 +314,14 @@ def paused_dags(context: EvaluationContext) -> Findings:
             command=f"nightshift airflow dags unpause {dag_id}",
         )
     for pool in pools:
-        # Airflow takes -1 for a pool without a limit.
+        # Airflow takes -1 for a pool without a limit. A full pool is ordinary: its tasks end.
         if pool["slots"] == 0:
             yield _closed_pool(pool["name"])
 
 
 def _closed_pool(name: str) -> Fact:
+    """Return the fact about a pool that begins no task."""
+    # One slot is slow and safe; how many there should be, the deployment knows.
     return Fact(
         code="NS-INCIDENT-010",
         severity="warning",

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.partitions import Partition
 from nightshift.incidents.context import deadline_of, describe_days, local_time
 from nightshift.incidents.facts import Fact
 from nightshift.incidents.rules.drops import open_refusals
 from nightshift.incidents.runbook_commands import page_command
 from nightshift.warehouse.control_tables.waiting_tasks import waiting_tasks
+from nightshift.warehouse.ledger import lookback_of
 
 if TYPE_CHECKING:
     from nightshift.incidents.context import EvaluationContext
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 HORIZON = dt.timedelta(days=7)
 # Half of the active runs of a DAG (`orchestration.defaults.WAITING_RUNS`).
 MANY_WAITING_RUNS = 8
+# The look-back of a build lacks days that nobody delivers any more.
+HOLE = "NS-AIRFLOW-009"
 # The tasks that report that another task failed: that one has the cause.
 REPORTERS = {"tell_failures", "announce_raw"}
 
@@ -173,7 +177,7 @@ def _failed(
         what=f"{', '.join(names[:4])} of {dag_id} failed for {describe_days(days)} with {reason};"
         " no try is left.",
         consequence=_consequence(first, deadline),
-        command=page_command(code, values),
+        command=_fill_hole(context, days[-1]) if code == HOLE else page_command(code, values),
         key=f"{dag_id} {code}",
         partitions=days,
         owner=context.owner_of(first.model),
@@ -183,6 +187,25 @@ def _failed(
         size=len(tasks),
         seen_until=max(task.started_at for task in tasks) + HORIZON,
         facts={"tasks": names, "last_try_ended_at": first.ended_at.isoformat()},
+    )
+
+
+def _fill_hole(context: EvaluationContext, day: dt.date) -> str:
+    """Return the command that loads the missing days of a look-back; then that of the rerun."""
+    missing: set[dt.date] = set()
+    for contract in context.daily_contracts:
+        days = lookback_of(contract, Partition(day))
+        rows = context.conn.execute(
+            "select d from unnest(%s::date[]) d where not exists (select from ops.published p"
+            " where p.dataset = %s and p.partition_date = d)",
+            [days, contract.dataset],
+        )
+        missing.update(hole for (hole,) in rows)
+    if not missing:
+        return page_command(HOLE, {"dag": "transform", "day": str(day)})
+    return (
+        f"nightshift airflow backfill create --dag-id ingest --from-date {min(missing)}"
+        f" --to-date {max(missing)} --max-active-runs 1"
     )
 
 

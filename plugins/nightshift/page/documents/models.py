@@ -138,6 +138,7 @@ def model_document(snapshot: Snapshot, model: str, metric: str | None) -> dict[s
         values = {"model": model, "metric": chosen, "day": newest}
         slices = snapshot.rows(_SLICES, values)
         estimates = snapshot.rows(_ESTIMATES, {"model": model, "metric": chosen})
+    # An older warehouse has no such view.
     has_levels = snapshot.has("ops.published_levels")
     return {
         "facts": facts,

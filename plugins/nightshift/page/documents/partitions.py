@@ -122,6 +122,7 @@ def partition_document(snapshot: Snapshot, day: dt.date, model: str | None) -> d
     tasks = [row for row in steps if row["step_type"] == "task"]
     shown = tasks or steps
     critical = _critical_steps(tasks)
+    # Neither stands in older warehouses; the page then names what is missing.
     night = {"model": model, "day": day}
     has_levels = snapshot.has("ops.published_levels")
     has_causes = snapshot.has_function(CAUSES_FUNCTION)
