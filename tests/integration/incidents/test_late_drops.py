@@ -74,8 +74,8 @@ def test_a_late_file_of_an_old_day_is_told_and_that_of_the_look_back_is_not(sett
         "info",
     )
     assert [str(day) for day in incident.partitions] == ["2013-03-03", "2013-03-05"]
-    command = "nightshift redo --dataset weather --from 2013-03-03 --to 2013-03-05"
-    assert incident.command == command
+    scope = "--dataset weather --from 2013-03-03 --to 2013-03-05"
+    assert incident.command == f'nightshift redo {scope} --reason "<why>"'
 
 
 def test_it_is_told_after_half_an_hour_and_ends_when_a_person_withdraws_the_file(

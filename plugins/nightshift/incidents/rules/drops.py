@@ -225,7 +225,8 @@ def _late(contract: DatasetContract, late: list[DropManifest]) -> Fact:
         subject=contract.dataset,
         what=f"{len(late)} late file(s) of {contract.dataset} of {describe_days(days)} stay out.",
         consequence="Readers keep what was known before; no run looks at a day that old.",
-        command=f"nightshift redo --dataset {contract.name} --from {days[0]} --to {days[-1]}",
+        command=f"nightshift redo --dataset {contract.name} --from {days[0]} --to {days[-1]}"
+        ' --reason "<why>"',
         partitions=days,
         size=len(late),
         facts={"files": [drop.data_key for drop in late[-10:]]},

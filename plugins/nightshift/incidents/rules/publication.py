@@ -64,16 +64,17 @@ def _missing_predictions(
         cross join lateral (
             select
                 (select min(partition_date) from ops.published p
-                where p.dataset = 'predictions/' || m.model) as day,
+                where p.dataset = 'predictions/' || m.model) as first_day,
                 coalesce((
                     select min(effective_partition) from ml.succession s where s.model = m.model
                 ), '-infinity') as champion_from
-        ) first
+        ) history
         where not exists (
             select from ops.published p
             where p.dataset = 'predictions/' || m.model and p.partition_date = day::date)
-            and (day::date = m.due and (first.day is not null or m.due >= first.champion_from)
-                or day::date > first.day)
+            and (day::date > history.first_day
+                or day::date = m.due
+                and (history.first_day is not null or m.due >= history.champion_from))
         order by 1, 2
         """,
         {
