@@ -98,7 +98,7 @@ class AirflowApi:
         """Return when each part that has ever run was last heard of, UTC."""
         heartbeats = {}
         for part, state in self._call("GET", "/monitor/health").items():
-            heard_at = state.get(f"latest_{part}_heartbeat")
+            heard_at = (state or {}).get(f"latest_{part}_heartbeat")
             if heard_at is not None:
                 heartbeats[part] = dt.datetime.fromisoformat(heard_at)
         return heartbeats
@@ -112,18 +112,20 @@ class AirflowApi:
             end_date_gte=since.isoformat(),
             order_by="id",
         )
-        runs = self._all(
-            "/dags/~/dagRuns", "dag_runs", state="failed", end_date_gte=since.isoformat()
-        )
-        keys = {(run["dag_id"], run["dag_run_id"]): run.get("partition_key") for run in runs}
+        runs = self._all("/dags/~/dagRuns", "dag_runs", end_date_gte=since.isoformat())
+        by_key = {(run["dag_id"], run["dag_run_id"]): run for run in runs}
+        # A run that goes on may still run its task again.
         failed = []
         for task in tasks:
-            run_key = task["dag_id"], task["dag_run_id"]
-            failed.append({**task, "partition_key": keys[run_key]} if run_key in keys else task)
+            run = by_key.get((task["dag_id"], task["dag_run_id"]))
+            if run is not None:
+                failed.append({**task, "partition_key": run.get("partition_key")})
         # Airflow skips what has not ended when a run reaches its limit: no task of it has failed.
         with_tasks = {(task["dag_id"], task["dag_run_id"]) for task in tasks}
-        ended = [run for run in runs if (run["dag_id"], run["dag_run_id"]) not in with_tasks]
-        return failed + [{**run, "task_id": ""} for run in ended]
+        for key, run in by_key.items():
+            if run["state"] == "failed" and key not in with_tasks:
+                failed.append({**run, "task_id": ""})
+        return failed
 
     def active_runs(self) -> list[DagRun]:
         """Return the queued and running runs of all DAGs, the oldest first."""
