@@ -25,6 +25,7 @@ from nightshift.settings import PROJECT_ROOT, Settings
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.promise("R20"),
+    pytest.mark.usefixtures("quick_gate"),
     pytest.mark.timeout(900, func_only=True),
 ]
 
@@ -175,6 +176,7 @@ def test_no_incident_is_open_after_any_stage_of_quiet_nights(
     for number in range(1, n_nights + 1):
         nights.play(TRAINED_ON.shift(number))
         assert nights.incidents == []
+        print(f"night {number}: {len(nights.seconds)} looks, no incident", flush=True)
     assert {health.health for health in read_health(nights.world.conn)} == {"healthy"}
     mean_seconds = sum(nights.seconds) / len(nights.seconds)
     for name, value in {

@@ -123,6 +123,7 @@ def lost_tasks(context: EvaluationContext) -> Findings:
             if not _dag_went_on(context, task):
                 yield _wrong_start(task, problem)
             continue
+        # By whatever way the partition was published since, nothing is left to do.
         lost = _failed_task(task, outcome)
         # The task that reports lost tries may have begun; its failure is an incident already.
         is_told = lost.code == LOST and (lost.dag_id, lost.day) in told
@@ -329,6 +330,7 @@ def paused_dags(context: EvaluationContext) -> Findings:
             consequence="Its runs do not begin, and events for it are lost while it is paused.",
             command=f"nightshift airflow dags unpause {dag_id}",
         )
+    # A pool that was deleted starts no task either, but Airflow then logs it each time.
     for pool in pools:
         # Airflow takes -1 for a pool without a limit. A full pool is ordinary: its tasks end.
         if pool["slots"] == 0:
