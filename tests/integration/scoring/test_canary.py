@@ -268,7 +268,7 @@ def test_damaged_challenger_leaves_every_row_to_the_champion_and_is_returned(wor
     context = EvaluationContext(world.settings, world.conn, dt.datetime.now(dt.UTC))
     [fact] = returned_canaries(context)
     assert (fact.code, fact.subject, fact.facts["version"]) == (
-        "NS-INCIDENT-010",
+        "NS-INCIDENT-012",
         "parcel_late",
         2,
     )

@@ -147,7 +147,7 @@ def returned_canaries(context: EvaluationContext) -> Iterator[Fact]:
         if reason is None:
             continue
         yield Fact(
-            code="NS-INCIDENT-010",
+            code="NS-INCIDENT-012",
             severity="info",
             health="caution",
             subject_type="model",
