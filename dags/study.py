@@ -18,7 +18,7 @@ from airflow.sdk import CronPartitionTimetable, dag
 
 from nightshift.contracts.model_spec import ModelSpec, read_specs
 from nightshift.contracts.partitions import operating_timezone
-from nightshift.orchestration import defaults, train_tasks
+from nightshift.orchestration import defaults, monitor_tasks
 
 
 def build_dag(spec: ModelSpec) -> None:
@@ -36,8 +36,8 @@ def build_dag(spec: ModelSpec) -> None:
         **defaults.dag_defaults(__doc__, "study", spec.name, longest_run=dt.timedelta(hours=12)),
     )
     def study() -> None:
-        is_due = train_tasks.is_report_due(spec.name)
-        is_due >> train_tasks.report_features(spec.name)
+        is_due = monitor_tasks.is_report_due(spec.name)
+        is_due >> monitor_tasks.report_features(spec.name)
 
     study()
 

@@ -1,4 +1,8 @@
-"""Task bodies of `monitor__<model>`: publish the verdict, and emit its request to retrain."""
+"""Task bodies of `monitor__<model>` and `study__<model>`.
+
+They publish the verdict of a partition, emit its request to retrain, and report once a month what
+features are worth.
+"""
 
 from __future__ import annotations
 
@@ -32,3 +36,30 @@ def emit_retrain_asset(verdict: dict[str, Any], partition_key: str) -> int:
     with task_scope(partition_key) as scope:
         row = require_row(scope, "decision", decision_id=decision_id)
         return int(row)
+
+
+@task.short_circuit(task_id="is_due")
+def is_report_due(model: str, partition_key: str) -> bool:
+    """Return whether a champion serves and the month of the newest features has no report."""
+    from nightshift.studies.report_store import is_due
+
+    with task_scope(partition_key) as scope, scope.connect() as conn:
+        spec = scope.spec(model)
+        return is_due(conn, spec)
+
+
+@task(task_id="report_features")
+def report_features(model: str, partition_key: str) -> dict[str, str | int]:
+    """Study the features and keep the report; return its partition and its rows."""
+    from nightshift.studies.feature_report import report_features as study
+
+    with task_scope(partition_key) as scope:
+        spec = scope.spec(model)
+        report = study(scope.settings, spec, scope.run)
+        n_rows = require_row(
+            scope,
+            "feature report",
+            model=model,
+            partition_date=report.partition_date,
+        )
+        return {"partition": str(report.partition_date), "n_rows": int(n_rows)}

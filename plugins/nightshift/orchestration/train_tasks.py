@@ -1,7 +1,4 @@
-"""Task bodies of `train__<model>`, `shadow__<model>` and `study__<model>`.
-
-They make challengers, decide about them, and report once a month what features are worth.
-"""
+"""Task bodies of `train__<model>` and `shadow__<model>`: challengers, and decisions about them."""
 
 from __future__ import annotations
 
@@ -128,33 +125,6 @@ def decide_on_streams(model: str, partition_key: str) -> dict[str, Any]:
         if not decisions:
             raise AirflowSkipException("No stream has proved anything, and nothing else is due.")
         return {"decisions": [_read_back(scope, decision) for decision in decisions]}
-
-
-@task.short_circuit(task_id="is_due")
-def is_report_due(model: str, partition_key: str) -> bool:
-    """Return whether a champion serves and the month of the newest features has no report."""
-    from nightshift.studies.report_store import is_due
-
-    with task_scope(partition_key) as scope, scope.connect() as conn:
-        spec = scope.spec(model)
-        return is_due(conn, spec)
-
-
-@task(task_id="report_features")
-def report_features(model: str, partition_key: str) -> dict[str, str | int]:
-    """Study the features and keep the report; return its partition and its rows."""
-    from nightshift.studies.feature_report import report_features as study
-
-    with task_scope(partition_key) as scope:
-        spec = scope.spec(model)
-        report = study(scope.settings, spec, scope.run)
-        n_rows = require_row(
-            scope,
-            "feature report",
-            model=model,
-            partition_date=report.partition_date,
-        )
-        return {"partition": str(report.partition_date), "n_rows": int(n_rows)}
 
 
 def _read_back(scope: TaskScope, decision: Decision) -> dict[str, Any]:

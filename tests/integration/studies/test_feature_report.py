@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from nightshift.cli.app import app
 from nightshift.contracts.run import RunContext
+from nightshift.orchestration import monitor_tasks
 from nightshift.orchestration import task_scope as scopes
-from nightshift.orchestration import train_tasks
 from nightshift.studies.feature_page import render_markdown
 from nightshift.studies.feature_report import report_features
 from nightshift.studies.report_store import is_due, read_report
@@ -122,11 +122,11 @@ def test_the_task_of_noon_makes_it_once(court, spec, monkeypatch):
     monkeypatch.setattr(scopes, "load_settings", lambda: court.settings)
     monkeypatch.setattr(scopes, "load_spec", lambda *_: spec)
     court.conn.execute("delete from ml.feature_reports")
-    assert train_tasks.is_report_due.function(spec.name, "2020-02-20")
-    done = train_tasks.report_features.function(spec.name, "2020-02-20")
+    assert monitor_tasks.is_report_due.function(spec.name, "2020-02-20")
+    done = monitor_tasks.report_features.function(spec.name, "2020-02-20")
     kept = read_report(court.conn, spec.name)
     assert done == {"partition": str(kept.partition_date), "n_rows": kept.n_rows}
-    assert not train_tasks.is_report_due.function(spec.name, "2020-02-21")
+    assert not monitor_tasks.is_report_due.function(spec.name, "2020-02-21")
 
 
 def test_the_page_shows_every_part(report):
