@@ -14,6 +14,8 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.incidents.context import EvaluationContext
 from nightshift.incidents.rules.models import returned_canaries
+from nightshift.provenance.predictions import find_prediction
+from nightshift.provenance.records import read_model
 from nightshift.registry.canary import decision as canary_decision
 from nightshift.registry.canary.membership import hash_bound, in_canary, in_canary_condition
 from nightshift.registry.canary.record import canary_for
@@ -344,6 +346,13 @@ def test_rerun_that_cannot_repeat_the_canary_leaves_its_rows_and_corrected_featu
     world.open(FIRST)
     world.score(FIRST)
     rows = world.rows(FIRST)
+    # The lineage of a row names its own version, and the decision that let it in.
+    verdicts = {}
+    for key in (min(own_keys(rows)), min(rows.keys() - own_keys(rows))):
+        prediction = find_prediction(world.conn, world.spec, key)
+        model = read_model(world.conn, world.spec, prediction)
+        verdicts[prediction.score_source] = (model["version"], model["promotion"]["verdict"])
+    assert verdicts == {"canary": (2, "canary"), "champion": (1, "promoted")}
     world.registry.corrupt(world.challenger)
     with pytest.raises(DowngradeError, match="cannot be repeated"):
         world.score(FIRST)
