@@ -8,6 +8,7 @@ import pytest
 from nightshift.models.booster import contributions, load_booster, predict_raw, trees_digest
 from nightshift.training.trees import boosting
 from nightshift.training.trees.boosting import FitPlan, fit_trees
+from nightshift.training.trees.refusals import TreesRefusedError
 
 NAMES = ["a", "b", "c", "kind"]
 PLAN = FitPlan(
@@ -250,3 +251,13 @@ def test_few_rows_are_learnt_by_heart():
     )
     losses = fit_trees((matrix, label), (matrix, label), plan).losses
     assert losses[-1] < 0.02 < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_leaves", "many"), ("learning_rate", -1.0), ("bagging_fraction", 7.0), ("max_bin", 0)],
+)
+def test_a_parameter_that_lightgbm_refuses_has_a_code_and_is_not_tried_again(parts, name, value):
+    with pytest.raises(TreesRefusedError, match=name) as caught:
+        fit_trees(*parts, replace(PLAN, params={**PLAN.params, name: value}))
+    assert (caught.value.code, caught.value.is_retryable) == ("NS-TRAIN-017", False)

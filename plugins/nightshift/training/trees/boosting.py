@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift import sealed_file
 from nightshift.failpoints import Failpoint, hit
 from nightshift.models.booster import load_booster, portable
+from nightshift.training.trees.refusals import name_refusals
 
 if TYPE_CHECKING:
     import lightgbm as lgb
@@ -121,6 +122,7 @@ def fit_trees(
     )
 
 
+@name_refusals()
 def grow_trees(
     train: Rows,
     validation: tuple[Matrix, Vector] | None,
@@ -140,6 +142,9 @@ def grow_trees(
             segment.
         binned_rows: Folder of rows that earlier fits have binned; None bins them.
         weight: Weight of each training row; None weighs them alike.
+
+    Raises:
+        TreesRefusedError: LightGBM refuses the parameters or the rows.
     """
     state = _load_checkpoint(checkpoint)
     # A segment that starts from a text needs the values themselves, not their bins.
