@@ -6,8 +6,6 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import class_row
-
 from nightshift.telemetry.identifiers import run_digest
 
 if TYPE_CHECKING:
@@ -157,6 +155,9 @@ class NightRecords:
 
 def read_night(conn: Connection, day: dt.date) -> NightRecords:
     """Return the records of a partition, each list in the order of time."""
+    # Not before something is read: the DAG file is parsed every few seconds.
+    from psycopg.rows import class_row
+
     parameters = {"day": day}
     with conn.cursor(row_factory=class_row(Try)) as cursor:
         tries = cursor.execute(_TRIES, parameters).fetchall()

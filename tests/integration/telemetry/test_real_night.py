@@ -108,7 +108,7 @@ def night(
         yield settings
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def events(night: Settings) -> list[dict[str, Any]]:
     with connect(night, "test") as conn:
         return [as_document(event) for event in night_events(night, conn, DAY)]
