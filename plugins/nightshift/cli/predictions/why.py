@@ -94,8 +94,8 @@ def _level_line(level: dict[str, Any]) -> str:
     line = f"level         {level['shift']:+.4f} to the version's answer"
     # Without mature nights nothing was added, and the reason says so.
     if level["n_nights"]:
-        nights = f"{level['first_night']} to {level['last_night']}"
-        line += f", by {level['n_nights']} mature nights, {nights}, with {level['n_rows']:,} labels"
+        days = f"{level['first_night']} to {level['last_night']}"
+        line += f", by {level['n_nights']} mature nights, {days}, with {level['n_rows']:,} labels"
     return f"{line}; {level['reason']}" if level["reason"] else line
 
 

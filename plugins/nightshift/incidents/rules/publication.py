@@ -73,8 +73,8 @@ def _missing_predictions(
             select from ops.published p
             where p.dataset = 'predictions/' || m.model and p.partition_date = day::date)
             and (day::date > history.first_day
-                or day::date = m.due
-                and (history.first_day is not null or m.due >= history.champion_from))
+                or history.first_day is null and day::date = m.due
+                and m.due >= history.champion_from)
         order by 1, 2
         """,
         {

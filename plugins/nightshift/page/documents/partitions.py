@@ -123,7 +123,7 @@ def partition_document(snapshot: Snapshot, day: dt.date, model: str | None) -> d
     shown = tasks or steps
     critical = _critical_steps(tasks)
     # Neither stands in older warehouses; the page then names what is missing.
-    night = {"model": model, "day": day}
+    key = {"model": model, "day": day}
     has_levels = snapshot.has("ops.published_levels")
     has_causes = snapshot.has_function(CAUSES_FUNCTION)
     for row in shown:
@@ -138,8 +138,8 @@ def partition_document(snapshot: Snapshot, day: dt.date, model: str | None) -> d
         "n_steps": len(shown),
         "has_tasks": bool(tasks),
         "path": _path(critical),
-        "levels": snapshot.rows(_LEVELS, night) if has_levels else [],
-        "causes": snapshot.rows(_CAUSES, night) if has_causes else [],
+        "levels": snapshot.rows(_LEVELS, key) if has_levels else [],
+        "causes": snapshot.rows(_CAUSES, key) if has_causes else [],
     }
 
 
