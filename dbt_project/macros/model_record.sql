@@ -13,7 +13,9 @@ with measured as (
         baseline_value,
         n_labels,
         model_version,
-        maturity
+        maturity,
+        low,
+        high
     from {{ spec.performance }}
     where model = '{{ spec.name }}'
     order by partition_date, slice_name, slice_value, metric, measured_on desc
@@ -34,7 +36,9 @@ select
     v.has_triggered as has_requested_retraining,
     m.model_version,
     m.measured_on,
-    m.partition_date
+    m.partition_date,
+    m.low as value_low,
+    m.high as value_high
 from measured as m
 left join {{ spec.verdicts }} as v
     on v.model = '{{ spec.name }}' and m.measured_on = v.partition_date and m.partition_date = v.evaluated_partition

@@ -1,16 +1,34 @@
-"""Measure published predictions against their outcomes, next to the rule on the same rows."""
+"""Measure published predictions against their outcomes, next to the rule on the same rows.
+
+Each metric of all rows, and the monitored one of each slice, has a 95 % interval: the night's rows
+are split at random into blocks, and blocks are drawn. It says how much the number owes to the rows
+that happened to be there; the day effect, which all rows share, is in the band of the estimates.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.metrics import METRICS, Task
+from nightshift.contracts.metrics import METRICS, Task, metrics_of
 from nightshift.models.calibration import EDGE
 from nightshift.models.predictions import Predictions
 from nightshift.models.signature import numbers
 from nightshift.monitoring.estimation import DECILE
-from nightshift.training.evaluation import MetricValue, evidence, rule_predictions
+from nightshift.training.evaluation import (
+    MetricValue,
+    evidence,
+    rule_predictions,
+    slice_masks,
+)
+from nightshift.training.statistics.block_bootstrap import (
+    Days,
+    NoStatisticError,
+    draw_days,
+    statistic,
+)
+from nightshift.training.statistics.confidence_intervals import NoEstimateError, estimate
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,11 +38,19 @@ if TYPE_CHECKING:
 
 _SAMPLE = "published"
 ALL_ROWS = "all"
+CONFIDENCE = 0.975
+"""Of each of the two bounds: together a 95 % interval."""
+N_BLOCKS, N_DRAWS, SEED = 50, 500, 1
+MAX_ROWS_OF_A_PASS = 100_000
+"""Average precision takes a pass over all rows for each draw; larger nights have no interval."""
 
 
 @dataclass(frozen=True)
 class Performance:
-    """One metric of one slice of the predictions; ``slice_name`` is ``all`` for all rows."""
+    """One metric of one slice of the predictions; ``slice_name`` is ``all`` for all rows.
+
+    ``low`` and ``high`` are its 95 % interval, None where none was computed.
+    """
 
     slice_name: str
     slice_value: str
@@ -32,6 +58,8 @@ class Performance:
     value: float | None
     baseline_value: float | None
     n_labels: int
+    low: float | None = None
+    high: float | None = None
 
 
 def measure_performance(spec: ModelSpec, rows: pa.Table) -> list[Performance]:
@@ -47,14 +75,61 @@ def measure_performance(spec: ModelSpec, rows: pa.Table) -> list[Performance]:
     label = numbers(rows, "label")
     measured = evidence(spec, _SAMPLE, rows, label, by_source)
     baseline = {_key(part): part.value for part in measured if part.source == "baseline"}
+    bounds = dict(_bounds(spec, rows, label, published))
     performance = []
     for part in measured:
         if part.source == "model":
             key = _key(part)
-            performance.append(Performance(*key, part.value, baseline[key], part.n_rows))
+            low, high = bounds.get(key, (None, None))
+            performance.append(Performance(*key, part.value, baseline[key], part.n_rows, low, high))
     if spec.task is Task.REGRESSION and DECILE in rows.column_names:
         performance += _by_decile(rows, published, label)
     return performance
+
+
+Key = tuple[str, str, str]
+Bounds = tuple[float, float]
+
+
+def _bounds(
+    spec: ModelSpec, rows: pa.Table, label: Vector, published: Predictions
+) -> Iterator[tuple[Key, Bounds]]:
+    """Yield the intervals of all metrics of all rows, and of the monitored one of each slice."""
+    for name in metrics_of(spec.task):
+        is_affordable = name != "average_precision" or label.size <= MAX_ROWS_OF_A_PASS
+        interval = row_interval(name, label, published) if is_affordable else None
+        if interval is not None:
+            yield (ALL_ROWS, "", name), interval
+    metric = spec.monitoring.metric
+    for declared in spec.promotion.slices:
+        for level, mask in slice_masks(declared, rows):
+            interval = row_interval(metric, label[mask], published.at(mask))
+            if interval is not None:
+                yield (declared.column, level, metric), interval
+
+
+def row_interval(metric: str, label: Vector, predictions: Predictions) -> Bounds | None:
+    """Return the 95 % interval of a metric over draws of rows; None where rows define none.
+
+    The same rows in the same order give the same interval.
+
+    Args:
+        metric: Name in ``contracts.metrics``.
+        label: Shape (n,).
+        predictions: For the same rows.
+    """
+    import numpy as np
+
+    n_blocks = min(N_BLOCKS, label.size)
+    # Neighbours in the order of keys may be alike; blocks at random are not.
+    codes = np.random.default_rng(SEED).permutation(label.size) % max(n_blocks, 1)
+    blocks = Days(codes.astype(np.int64), n_blocks)
+    try:
+        drawn = statistic(metric, label, predictions, blocks)
+        result = estimate(drawn, draw_days(n_blocks, N_DRAWS, SEED), CONFIDENCE)
+    except (NoStatisticError, NoEstimateError):
+        return None
+    return result.low, result.high
 
 
 def _by_decile(rows: pa.Table, published: Predictions, label: Vector) -> list[Performance]:

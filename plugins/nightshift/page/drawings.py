@@ -34,7 +34,10 @@ class Drawings:
             estimates: What was expected before labels were known, with bands.
             metric: Its name.
         """
-        model = Series("model", "accent", _points(rows, "value"))
+        sure = [row for row in rows if row.get("low") is not None]
+        bounds = [(row["partition_date"], row["low"], row["high"]) for row in sure]
+        name = "model, 95 % interval" if bounds else "model"
+        model = Series(name, "accent", _points(rows, "value"), bounds)
         baseline = Series("fallback rule", "second", _points(rows, "baseline_value"))
         known = [row for row in estimates if row["low"] is not None]
         band = [(row["partition_date"], row["low"], row["high"]) for row in known]
@@ -42,6 +45,11 @@ class Drawings:
         title = f"{metric} of the model and of the fallback rule, by partition"
         lines = (expected, baseline, model) if estimates else (baseline, model)
         return day_lines(title, lines, metric)
+
+    def levels(self, rows: Sequence[Row]) -> Markup:
+        """Return what was added to each night's answers."""
+        line = Series("level", "accent", _points(rows, "shift"))
+        return day_lines("Level by partition", (line,), "added")
 
     def metric(self, rows: Sequence[Row], metric: str) -> Markup:
         """Return one metric alone."""

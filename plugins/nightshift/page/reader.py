@@ -70,6 +70,17 @@ class Snapshot:
             self.absent.append(relation)
         return is_there
 
+    def has_function(self, signature: str) -> bool:
+        """Return whether a function is there and may be called; if not, the page names it."""
+        query = """
+            select coalesce(has_function_privilege(to_regprocedure(%(name)s), 'execute'), false)
+                as is_there
+        """
+        is_there = bool(self.rows(query, {"name": signature})[0]["is_there"])
+        if not is_there:
+            self.absent.append(signature)
+        return is_there
+
     def columns(self, relation: str) -> set[str]:
         """Return the names of a relation's columns; none if it is absent."""
         query = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import load_contracts
@@ -14,6 +14,8 @@ from nightshift.provenance.records import (
     Facts,
     first_record,
     plain,
+    read_causes,
+    read_level,
     read_model,
     read_publication,
     read_records,
@@ -38,7 +40,9 @@ PARTS = (
     "rows",
     "model",
     "training_set",
+    "level",
     "reasons",
+    "causes",
 )
 """The parts of a lineage, in the order in which they are shown."""
 
@@ -75,7 +79,10 @@ def explain(settings: Settings, spec: ModelSpec, prediction: Prediction) -> Fact
                 "rows": _own_rows(conn, contracts, spec, prediction, raw_loads),
                 "model": read_model(conn, spec, prediction),
                 "training_set": read_training_set(conn, spec, prediction),
+                "level": read_level(conn, spec, prediction),
             }
+        sums = read_causes(conn, spec, prediction)
+    lineage["causes"] = causes_in_words(spec, sums)
     descriptions = column_descriptions(settings, spec.feature_table)
     lineage["reasons"] = reasons_in_words(prediction.values["reasons"], descriptions)
     return lineage
@@ -91,6 +98,17 @@ def reasons_in_words(reasons: list[Facts], descriptions: dict[str, str]) -> list
         description = descriptions.get(name, "").rstrip(".")
         source = f" ({description})" if description else ""
         sentences.append(f"{name} {value} and {effect} the raw score by {abs(added):.4f}{source}.")
+    return sentences
+
+
+def causes_in_words(spec: ModelSpec, sums: Mapping[str, float]) -> list[str]:
+    """Return one sentence per cause, the strongest first."""
+    words = {cause.name: cause.words or cause.name for cause in spec.analytics.causes}
+    ordered = sorted(sums.items(), key=lambda item: -abs(item[1]))
+    sentences = []
+    for name, added in ordered:
+        effect = "raises" if added > 0 else "lowers"
+        sentences.append(f"{words.get(name, name)}: {effect} the raw score by {abs(added):.4f}.")
     return sentences
 
 

@@ -11,6 +11,8 @@ from nightshift.resource_errors import translate_resource_errors
 from nightshift.warehouse.faults import fault_in, fault_of
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     import psycopg
 
     from nightshift.settings import Settings
@@ -140,6 +142,13 @@ def _refuse_lost_limits(conn: Connection, settings: Settings) -> None:
             got=f"{row[0] if row else 'nothing'} s",
             todo="Let NIGHTSHIFT_WAREHOUSE_HOST and _PORT name PostgreSQL itself, not the pooler.",
         )
+
+
+def warehouse_time(conn: Connection) -> dt.datetime:
+    """Return the present by the warehouse's clock, UTC."""
+    ((now,),) = conn.execute("select clock_timestamp()").fetchall()
+    at: dt.datetime = now
+    return at
 
 
 @contextmanager

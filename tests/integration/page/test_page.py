@@ -179,6 +179,50 @@ def test_the_two_distributions_are_those_of_reference_and_partition(changed_year
     assert "<svg" in page.text
 
 
+def test_a_night_shows_its_level_and_what_moved_its_predictions(changed_year, last):
+    with connect(changed_year, "test") as conn:
+        conn.execute("drop table if exists predictions.model_00 cascade")
+        conn.execute(
+            "create table predictions.model_00 (partition_date date, load_id bigint, causes jsonb)"
+        )
+        for causes in ('{"weather": 0.5, "route": -0.1}', '{"weather": -0.3, "route": -0.1}'):
+            conn.execute(
+                "insert into predictions.model_00 select partition_date, load_id, %s::jsonb"
+                " from ops.published where dataset = 'predictions/model_00'"
+                " and partition_date = %s",
+                [causes, last],
+            )
+    with open_page(changed_year) as client:
+        document = client.get(f"/partitions/{last}?model=model_00&format=json").json()
+        text = client.get(f"/partitions/{last}?model=model_00").text
+    (level,) = document["levels"]
+    assert level["n_nights"] == 14
+    weather, route = document["causes"]
+    assert (weather["cause"], route["cause"]) == ("weather", "route")
+    assert weather["mean_contribution"] == pytest.approx(0.1)
+    assert (weather["mean_size"], weather["share"]) == (pytest.approx(0.4), pytest.approx(0.8))
+    assert "Level of the night" in text
+    assert "80 %" in text
+    # The role of the page gets the sums and no row.
+    with connect(changed_year, "test") as conn:
+        conn.execute("set role page_reader")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            conn.execute("select * from predictions.model_00")
+
+
+def test_quality_stands_with_its_interval_against_the_baseline(client):
+    document = client.get("/models/model_01?metric=roc_auc&format=json").json()
+    row = document["quality"][-1]
+    assert row["low"] < row["value"] < row["high"]
+    assert row["baseline_value"] < row["low"]
+    assert {"shift", "n_nights"} <= document["levels"][-1].keys()
+    page = client.get("/models/model_01?metric=roc_auc").text
+    assert "model, 95 % interval" in page
+    assert "Level of each night" in page
+    models = {row["model"]: row for row in client.get("/models?format=json").json()["models"]}
+    assert models["model_01"]["low"] is not None
+
+
 def test_a_stored_page_is_a_document_of_its_own_without_rights(changed_year, last):
     store = ObjectStore.open(changed_year)
     store.ensure_bucket()

@@ -316,6 +316,19 @@ _STATEMENTS = (
         and l.partition_date = days.day
     """,
     """
+    update monitoring.performance set low = value * 0.97, high = value * 1.03
+    where slice_name = 'all' or metric = 'roc_auc'
+    """,
+    """
+    insert into ops.score_levels (dataset, partition_date, load_id, model_version, shift, estimate,
+        n_nights, n_rows, first_night, last_night, reason, evidence, model_digest, features_hash,
+        spec_digest, run_id, seconds)
+    select dataset, partition_date, load_id, 1, 0.2 * sin(partition_date - date '2020-01-01'),
+        0.25 * sin(partition_date - date '2020-01-01'), 14, 54000, partition_date - 16,
+        partition_date - 2, null, 'e', 'd', 'f', 's', 'year', 0.1
+    from ops.published where dataset like 'predictions/%%'
+    """,
+    """
     insert into monitoring.verdicts (partition_date, load_id, model, model_version, drift_status,
         score_drift_status, performance_status, n_features, n_drifted, score_distance, metric,
         metric_value, metric_baseline, n_labels, evaluated_partition, breached_days, in_cooldown,

@@ -72,6 +72,9 @@ def _describe(facts: dict[str, Any]) -> list[str]:
     """Return one line per step, from the prediction back to its files."""
     lines = [PREDICTION.format_map(facts["prediction"])]
     lines += [f"  because {reason}" for reason in facts["reasons"]]
+    lines += [f"  cause   {cause}" for cause in facts["causes"]]
+    if facts["level"] is not None:
+        lines.append(_level_line(facts["level"]))
     lines.append(PUBLICATION.format_map(facts["publication"]))
     model = facts["model"]
     if model is None:
@@ -84,6 +87,16 @@ def _describe(facts: dict[str, Any]) -> list[str]:
         TRAINING_SET.format_map(facts["training_set"]),
     ]
     return [*lines, *_feature_lines(facts)]
+
+
+def _level_line(level: dict[str, Any]) -> str:
+    """Return what the night added to the version's answer, and which nights say so."""
+    line = f"level         {level['shift']:+.4f} to the version's answer"
+    # Without mature nights nothing was added, and the reason says so.
+    if level["n_nights"]:
+        days = f"{level['first_night']} to {level['last_night']}"
+        line += f", by {level['n_nights']} mature nights, {days}, with {level['n_rows']:,} labels"
+    return f"{line}; {level['reason']}" if level["reason"] else line
 
 
 def _feature_lines(facts: dict[str, Any]) -> list[str]:

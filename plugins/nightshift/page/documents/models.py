@@ -21,7 +21,7 @@ _MODELS = """
 select
     f.model, f.description, f.task, f.owner, f.monitoring_metric, g.champion_version,
     g.champion_since, c.trained_at, c.fit_end, g.newest, n.status, n.score_source,
-    q.evaluated_partition, q.metric_value, q.metric_baseline, q.n_labels,
+    q.evaluated_partition, q.metric_value, q.metric_baseline, q.n_labels, b.low, b.high,
     q.drift_status, q.performance_status
 from ops.model_facts f
 join ops.model_progress g using (model)
@@ -46,6 +46,12 @@ left join lateral (
         and v.partition_date between g.newest - 30 and g.newest + 30
     order by v.partition_date desc limit 1
 ) q on true
+left join lateral (
+    select p.low, p.high from monitoring.performance_published p
+    where p.model = f.model and p.slice_name = 'all' and p.metric = f.monitoring_metric
+        and p.partition_date = q.evaluated_partition
+    order by p.measured_on desc limit 1
+) b on true
 order by f.model
 """
 _FACTS = "select * from ops.model_facts where model = %(model)s"
@@ -79,6 +85,12 @@ order by metric, partition_date
 _ESTIMATES = """
 select partition_date, estimate, low, high, n_calibration from monitoring.estimates_published
 where model = %(model)s and metric = %(metric)s and span = 'night'
+order by partition_date
+"""
+_LEVELS = """
+select partition_date, model_version, shift, estimate, n_nights, n_rows, reason
+from ops.published_levels
+where model = %(model)s
 order by partition_date
 """
 _SLICES = """
@@ -126,8 +138,11 @@ def model_document(snapshot: Snapshot, model: str, metric: str | None) -> dict[s
         values = {"model": model, "metric": chosen, "day": newest}
         slices = snapshot.rows(_SLICES, values)
         estimates = snapshot.rows(_ESTIMATES, {"model": model, "metric": chosen})
+    # An older warehouse has no such view.
+    has_levels = snapshot.has("ops.published_levels")
     return {
         "facts": facts,
+        "levels": snapshot.rows(_LEVELS, {"model": model}) if has_levels else [],
         "metric": chosen,
         "metrics": metrics,
         "periods": snapshot.rows(_PERIODS, {"model": model}),

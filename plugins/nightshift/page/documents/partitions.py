@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.page.critical_path import critical_tasks
 from nightshift.page.documents.models import model_facts, model_names
 from nightshift.page.documents.requests import MissingPageError
+from nightshift.warehouse.analysts.page_reader import CAUSES_FUNCTION
 
 if TYPE_CHECKING:
     from nightshift.page.reader import Row, Snapshot
@@ -39,6 +40,14 @@ where partition_date = %(day)s and (
 )
 order by started_at, step, attempt
 """
+
+
+_LEVELS = """
+select * from ops.published_levels
+where model = %(model)s and partition_date = %(day)s
+order by model_version
+"""
+_CAUSES = "select * from ops.night_causes(%(model)s, %(day)s)"
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,10 @@ def partition_document(snapshot: Snapshot, day: dt.date, model: str | None) -> d
     tasks = [row for row in steps if row["step_type"] == "task"]
     shown = tasks or steps
     critical = _critical_steps(tasks)
+    # Neither stands in older warehouses; the page then names what is missing.
+    key = {"model": model, "day": day}
+    has_levels = snapshot.has("ops.published_levels")
+    has_causes = snapshot.has_function(CAUSES_FUNCTION)
     for row in shown:
         row["is_critical"] = any(row is step for step in critical)
     return {
@@ -125,6 +138,8 @@ def partition_document(snapshot: Snapshot, day: dt.date, model: str | None) -> d
         "n_steps": len(shown),
         "has_tasks": bool(tasks),
         "path": _path(critical),
+        "levels": snapshot.rows(_LEVELS, key) if has_levels else [],
+        "causes": snapshot.rows(_CAUSES, key) if has_causes else [],
     }
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nightshift.warehouse.analysts.logins import ANALYST, limit_login, logins
-from nightshift.warehouse.analysts.page_reader import grant_page_reader
+from nightshift.warehouse.analysts.page_reader import PAGE_READER, RELATIONS, grant_page_reader
 from nightshift.warehouse.analysts.sessions import ensure_session_guard
 from nightshift.warehouse.schema_lock import DBT_RELATIONS_LOCK, change_schema
 
@@ -55,7 +55,8 @@ def _apply(conn: Connection) -> None:
     _revoke_all(conn)
     _grant_analytics(conn)
     owner, is_superuser = conn.execute(_OWNER_AND_RIGHTS).fetchall()[0]
-    grant_page_reader(conn, owner)
+    has_page = grant_page_reader(conn, owner)
+    _record_readers(conn, has_page=has_page)
     ensure_session_guard(conn, owner)
     if is_superuser:
         _reserve_for_owner(conn, owner)
@@ -113,6 +114,25 @@ def _grant_analytics(conn: Connection) -> None:
     )
     for (owner,) in owners:
         conn.execute(grant_later_views.format(sql.Identifier(owner), role))
+
+
+def _record_readers(conn: Connection, *, has_page: bool) -> None:
+    """Record who may read now, so that a role that somebody drops is missed."""
+    # An older warehouse has no such table until its next migration.
+    if conn.execute("select to_regclass('ops.reader_roles')").fetchone() == (None,):
+        return
+    readers: dict[str, list[str] | None] = {ANALYST: None}
+    if has_page:
+        readers[PAGE_READER] = list(RELATIONS)
+    for role, relations in readers.items():
+        conn.execute(
+            """
+            insert into ops.reader_roles as known (role, relations) values (%s, %s)
+            on conflict (role) do update
+            set relations = excluded.relations, granted_at = clock_timestamp()
+            """,
+            [role, relations],
+        )
 
 
 def _reserve_for_owner(conn: Connection, owner: str) -> None:

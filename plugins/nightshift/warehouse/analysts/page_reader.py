@@ -38,14 +38,21 @@ RELATIONS = (
     "ops.partition_steps",
     "ops.people_acts",
     "ops.published",
+    "ops.published_levels",
     "quarantine.drop_counts",
     "quarantine.row_counts",
 )
 """All that the page reads. One that a warehouse does not have yet is granted by a later migrate."""
 
 
-def grant_page_reader(conn: Connection, owner: str) -> None:
+CAUSES_FUNCTION = "ops.night_causes(text, date)"
+"""The one aggregate of predictions that the page may ask for."""
+
+
+def grant_page_reader(conn: Connection, owner: str) -> bool:
     """Create the role, take from it all that it has, and grant the relations that exist.
+
+    Returns whether there is a role for the page now.
 
     A login that may not create roles grants the relations to a role that somebody else has made.
     Without one there is no page, and the log says so: everything else is set up all the same.
@@ -62,7 +69,7 @@ def grant_page_reader(conn: Connection, owner: str) -> None:
             PAGE_READER,
             owner,
         )
-        return
+        return False
     role = sql.Identifier(PAGE_READER)
     schemas = sorted({name.partition(".")[0] for name in RELATIONS})
     for name in schemas:
@@ -74,6 +81,11 @@ def grant_page_reader(conn: Connection, owner: str) -> None:
     for (name,) in conn.execute(query, [list(RELATIONS)]).fetchall():
         relation = sql.Identifier(*name.split("."))
         conn.execute(sql.SQL("grant select on {} to {}").format(relation, role))
+    # A warehouse of before does not have it.
+    if conn.execute("select to_regprocedure(%s)", [CAUSES_FUNCTION]).fetchone() != (None,):
+        function = sql.SQL(CAUSES_FUNCTION)
+        conn.execute(sql.SQL("grant execute on function {} to {}").format(function, role))
+    return True
 
 
 def _ensure_role(conn: Connection, owner: str) -> bool:

@@ -179,6 +179,12 @@ PERFORMANCE_COLUMNS = {
     "model_version": ViewColumn("integer", "Version that predicted; null for the fallback rule."),
     "measured_on": ViewColumn("date", "Night that measured, with the outcomes that it knew."),
     "partition_date": PREDICTION_COLUMNS["partition_date"],
+    "value_low": ViewColumn(
+        _DOUBLE,
+        "Lower bound of the 95 % interval of value, by draws of the night's rows: other rows of the"
+        " same day, not another day.",
+    ),
+    "value_high": ViewColumn(_DOUBLE, "Upper bound of the same interval."),
 }
 VERSION_COLUMNS = {
     "model_version": ViewColumn("integer", "The version."),

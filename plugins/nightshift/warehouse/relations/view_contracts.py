@@ -41,7 +41,7 @@ VERSIONS = {
     "reasons": (1, 0),
     "causes": (1, 0),
     "changes": (1, 0),
-    "performance": (1, 0),
+    "performance": (1, 1),
     "versions": (1, 0),
 }
 """Major and minor version of each view. A column that goes, or changes its type or order, raises
