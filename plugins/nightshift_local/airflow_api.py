@@ -94,6 +94,15 @@ class AirflowApi:
         dags = self._all("/dags", "dags", order_by="dag_id", paused="true")
         return {dag["dag_id"] for dag in dags}
 
+    def heartbeats(self) -> dict[str, dt.datetime]:
+        """Return when each part that has ever run was last heard of, UTC."""
+        heartbeats = {}
+        for part, state in self._call("GET", "/monitor/health").items():
+            heard_at = (state or {}).get(f"latest_{part}_heartbeat")
+            if heard_at is not None:
+                heartbeats[part] = dt.datetime.fromisoformat(heard_at)
+        return heartbeats
+
     def failed_tasks(self, since: dt.datetime) -> list[dict[str, Any]]:
         """Return the task instances that failed since then, each with its ``partition_key``."""
         tasks = self._all(
@@ -103,14 +112,20 @@ class AirflowApi:
             end_date_gte=since.isoformat(),
             order_by="id",
         )
-        if not tasks:
-            return []
         runs = self._all("/dags/~/dagRuns", "dag_runs", end_date_gte=since.isoformat())
-        keys = {(run["dag_id"], run["dag_run_id"]): run.get("partition_key") for run in runs}
-        return [
-            {**task, "partition_key": keys.get((task["dag_id"], task["dag_run_id"]))}
-            for task in tasks
-        ]
+        by_key = {(run["dag_id"], run["dag_run_id"]): run for run in runs}
+        # A run that goes on may still run its task again.
+        failed = []
+        for task in tasks:
+            run = by_key.get((task["dag_id"], task["dag_run_id"]))
+            if run is not None:
+                failed.append({**task, "partition_key": run.get("partition_key")})
+        # Airflow skips what has not ended when a run reaches its limit: no task of it has failed.
+        with_tasks = {(task["dag_id"], task["dag_run_id"]) for task in tasks}
+        for key, run in by_key.items():
+            if run["state"] == "failed" and key not in with_tasks:
+                failed.append({**run, "task_id": ""})
+        return failed
 
     def active_runs(self) -> list[DagRun]:
         """Return the queued and running runs of all DAGs, the oldest first."""

@@ -15,6 +15,7 @@ from nightshift.contracts.document_folder import read_folder
 from nightshift.contracts.model_spec import load_spec
 from nightshift.contracts.partitions import Partition, operating_timezone
 from nightshift.scoring.deadline_fallback import is_dormant
+from nightshift.warehouse.connection import warehouse_time
 from nightshift.warehouse.control_tables.last_good_specs import last_good_spec
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ NIGHTLY_DELAY = dt.timedelta(days=8)
 class AirflowState(Protocol):
     """What the rules ask Airflow, from wherever its API can be reached."""
 
+    def heartbeats(self) -> dict[str, dt.datetime]:
+        """Return when each part of Airflow that has ever run was last heard of, UTC."""
+
+    def pools(self) -> list[dict[str, Any]]:
+        """Return the pools with their slots."""
+
     def import_errors(self) -> list[str]:
         """Return the files that do not load, with the last line of their traceback."""
 
@@ -40,7 +47,10 @@ class AirflowState(Protocol):
         """Return the DAGs that a person has paused."""
 
     def failed_tasks(self, since: dt.datetime) -> list[dict[str, Any]]:
-        """Return the task instances that failed since then, as Airflow describes them."""
+        """Return the task instances that failed since then, as Airflow describes them.
+
+        A run that failed without a failed task, by its time limit, is one without a ``task_id``.
+        """
 
 
 @dataclass(frozen=True)
@@ -103,8 +113,12 @@ class EvaluationContext:
 
     @cached_property
     def now(self) -> dt.datetime:
-        """Return the present, UTC, which ages of records are measured by."""
-        return dt.datetime.now(dt.UTC)
+        """Return the warehouse's present, UTC, which ages of records are measured by.
+
+        Its records carry its own clock. By the clock of an evaluator that is hours behind, every
+        rule would have been evaluated in the future, and none would be due.
+        """
+        return warehouse_time(self.conn)
 
     def is_expected(self, dataset: str, partition: Partition) -> bool:
         """Return whether somebody waits for a partition of a dataset.

@@ -22,7 +22,7 @@ from nightshift.incidents.health_subjects import keep_subjects
 from nightshift.incidents.records import SEEN_UNTIL, as_json
 from nightshift.incidents.rules.declared import RULES
 from nightshift.incidents.runbook_commands import page_of
-from nightshift.warehouse.connection import connect
+from nightshift.warehouse.connection import connect, warehouse_time
 from nightshift.warehouse.schema_lock import try_session_lock
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def evaluate(
 
     Args:
         settings: Warehouse, object store and folders.
-        at: The instant that deadlines are compared with; now by default.
+        at: The instant that deadlines are compared with; the warehouse's present by default.
         airflow: Airflow's API, where it can be reached.
         rules: The rules; all by default.
 
@@ -106,13 +106,13 @@ def evaluate(
         WarehouseError: The warehouse cannot be reached or written.
     """
     started = time.monotonic()
-    at = at or dt.datetime.now(dt.UTC)
     impatient = settings.model_copy(update={"statement_timeout_seconds": STATEMENT_TIMEOUT_SECONDS})
     with (
         connect(impatient, "nightshift incidents") as conn,
         # An older evaluation must not overwrite a newer one.
         try_session_lock(conn, "nightshift incidents") as is_ours,
     ):
+        at = at or warehouse_time(conn)
         if not is_ours:
             return Evaluation(at, is_skipped=True)
         context = EvaluationContext(impatient, conn, at, airflow)

@@ -83,6 +83,10 @@ class ModelOverview:
         quality: Its newest matured value; None without one.
         expected_quality: The same on the hold-out.
         n_labels: Labels that the value stands on.
+        quality_low: Lower bound of its 95 % interval; None without one.
+        quality_high: Upper bound.
+        n_rows: Rows of the newest day that readers see.
+        n_recorded: Rows that were published of it.
     """
 
     model: str
@@ -97,6 +101,10 @@ class ModelOverview:
     quality: float | None
     expected_quality: float | None
     n_labels: int | None
+    quality_low: float | None = None
+    quality_high: float | None = None
+    n_rows: int | None = None
+    n_recorded: int | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +172,7 @@ def read_overview(context: EvaluationContext, runs: AirflowRuns | None) -> Overv
     # Waiting for a file, for a lock, or for a try whose process is gone.
     waiting_now = waiting_tasks(context.conn)
     waiting = [_describe_waiting(context, task) for task in waiting_now]
-    waiting += _blocked_sessions(context) + _lost_tries(context)
+    waiting += _blocked_sessions(context) + _lost_tries(context) + _unborn_tries(context)
     running = _open_tries(context)
     if runs is not None:
         airflow_running, airflow_waiting = _describe_runs(runs)
@@ -191,30 +199,36 @@ def _read_model(context: EvaluationContext, spec: ModelSpec, health: str) -> Mod
     """
     # Three short queries: each finds its newest row by an index.
     row = context.conn.execute(_PUBLISHED, [spec.predictions_dataset]).fetchone()
-    day, published_at, load_id = row or (None, None, None)
+    day, published_at, load_id, n_recorded = row or (None, None, None, None)
     row = context.conn.execute(_CHAMPION, [spec.name, day, day]).fetchone()
     champion, fit_end = row or (None, None)
     row = context.conn.execute(_QUALITY, [spec.name]).fetchone()
-    metric, quality, expected, n_labels = row or (None, None, None, None)
+    metric, quality, expected, n_labels, low, high = row or (None,) * 6
+    source, n_rows = _source(context, spec, day, load_id) if day else (None, None)
     return ModelOverview(
         spec.name,
         spec.owner,
         health,
         day,
         published_at,
-        _source(context, spec, day, load_id) if day else None,
+        source,
         champion,
         (day - fit_end).days if day and fit_end else None,
         metric,
         quality,
         expected,
         n_labels,
+        low,
+        high,
+        n_rows,
+        n_recorded,
     )
 
 
 _PUBLISHED = """
-select partition_date, published_at, load_id from ops.published
-where dataset = %s order by partition_date desc limit 1
+select p.partition_date, p.published_at, p.load_id, l.n_rows
+from ops.published p left join ops.loads l using (dataset, partition_date, load_id)
+where p.dataset = %s order by p.partition_date desc limit 1
 """
 _CHAMPION = """
 select s.version, v.fit_end
@@ -223,21 +237,29 @@ where s.model = %s and (%s::date is null or s.effective_partition <= %s)
 order by s.effective_partition desc, s.promotion_id desc limit 1
 """
 _QUALITY = """
-select metric, metric_value, metric_expected, n_labels from monitoring.verdicts_published
-where model = %s and metric_value is not null order by partition_date desc limit 1
+select v.metric, v.metric_value, v.metric_expected, v.n_labels, p.low, p.high
+from monitoring.verdicts_published v
+left join monitoring.performance_published p
+    on (p.model, p.metric, p.measured_on, p.partition_date)
+        = (v.model, v.metric, v.partition_date, v.evaluated_partition) and p.slice_name = 'all'
+where v.model = %s and v.metric_value is not null order by v.partition_date desc limit 1
 """
 
 
-def _source(context: EvaluationContext, spec: ModelSpec, day: dt.date, load_id: int) -> str | None:
+def _source(
+    context: EvaluationContext, spec: ModelSpec, day: dt.date, load_id: int
+) -> tuple[str | None, int]:
+    """Return the step that made most rows of a load, and the number of all its rows."""
     query = model_query(
         spec,
         """
-        select score_source from {predictions} where partition_date = %s and load_id = %s
-        group by 1 order by count(*) desc limit 1
+        select score_source, count(*) from {predictions}
+        where partition_date = %s and load_id = %s group by 1 order by 2 desc
         """,
     )
-    row = context.conn.execute(query, [day, load_id]).fetchone()
-    return str(row[0]) if row else None
+    rows = context.conn.execute(query, [day, load_id]).fetchall()
+    source = str(rows[0][0]) if rows else None
+    return source, sum(n_rows for _, n_rows in rows)
 
 
 def _describe_waiting(context: EvaluationContext, task: WaitingTask) -> str:
@@ -293,6 +315,45 @@ def _lost_tries(context: EvaluationContext) -> list[str]:
         for dag_id, task_id, day, outcome, started_at in rows
         if outcome is None and started_at < oldest
     ]
+
+
+def _unborn_tries(context: EvaluationContext) -> list[str]:
+    """Return the tries that died before their own code: Airflow's numbers that are missing here."""
+    rows = context.conn.execute(_UNBORN, {"within": LOST_WITHIN}).fetchall()
+    away = context.conn.execute(_AWAY, {"within": LOST_WITHIN}).fetchall()
+    spans = [
+        f"{local_time(opened_at)} to {local_time(closed_at) if closed_at else 'now'}"
+        for opened_at, closed_at in away
+    ]
+    reason = f"; Airflow was away from {', '.join(spans)}" if spans else ""
+    return [
+        f"{n_tries} tries of {task_id} of {dag_id} of {day} died before their own code, by"
+        f" {local_time(last_at)}{reason}"
+        for dag_id, task_id, day, n_tries, last_at in rows
+    ]
+
+
+_UNBORN = """
+with counted as (
+    select dag_id, task_id, partition_date, max(attempt) - count(*) as n_tries,
+        max(started_at) as last_at
+    from ops.task_tries t
+    where exists (
+        select from ops.task_tries r
+        where (r.dag_id, r.dag_run_id, r.task_id, r.map_index)
+                = (t.dag_id, t.dag_run_id, t.task_id, t.map_index)
+            and r.started_at > clock_timestamp() - %(within)s::interval)
+    group by dag_id, dag_run_id, task_id, map_index, partition_date
+)
+select dag_id, task_id, partition_date, sum(n_tries)::int, max(last_at)
+from counted where n_tries > 0 group by 1, 2, 3 order by 5 desc, 1, 2
+"""
+_AWAY = """
+select opened_at, closed_at from ops.incidents
+where kind = 'airflow away' and code = 'NS-SERVICE-001'
+    and coalesce(closed_at, clock_timestamp()) > clock_timestamp() - %(within)s::interval
+order by opened_at desc limit 3
+"""
 
 
 def _blocked_sessions(context: EvaluationContext) -> list[str]:

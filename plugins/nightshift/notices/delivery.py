@@ -15,7 +15,7 @@ from nightshift.errors import NightshiftError, cause_of
 from nightshift.notices.messages import compose
 from nightshift.notices.outbox import PendingMessage, pending_messages, queue_due, record_try
 from nightshift.notices.senders import send
-from nightshift.warehouse.connection import connect
+from nightshift.warehouse.connection import connect, warehouse_time
 from nightshift.warehouse.schema_lock import try_session_lock
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _deliver_locked(conn: Connection, notices: NoticeSettings, result: ChannelRe
     while time.monotonic() < until:
         pending = pending_messages(conn, result.channel)
         if not pending:
-            if not queue_due(conn, notices, result.channel, _now(conn)):
+            if not queue_due(conn, notices, result.channel, warehouse_time(conn)):
                 return
             continue
         for message in pending:
@@ -133,7 +133,7 @@ def _try_once(
     conn: Connection, notices: NoticeSettings, result: ChannelResult, pending: PendingMessage
 ) -> bool:
     """Try a message unless it must wait; return whether the next one may follow."""
-    now = _now(conn)
+    now = warehouse_time(conn)
     last_try_at = pending.last_try_at
     if last_try_at is not None and now < last_try_at + pause_after(pending.n_tries):
         result.problem = "waits for its next try"
@@ -173,10 +173,3 @@ def describe_refusal(error: NightshiftError) -> str:
     if error.got is None:
         return error.what
     return f"{error.what} ({error.got})"
-
-
-def _now(conn: Connection) -> dt.datetime:
-    """Return the warehouse's time: pauses hold also for senders whose clocks differ."""
-    row = conn.execute("select clock_timestamp()").fetchone()
-    now: dt.datetime = row[0] if row else dt.datetime.now(dt.UTC)
-    return now

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from nightshift import sealed_file
 from nightshift.errors import NightshiftError, cause_of
 from nightshift.incidents.records import Incident
+from nightshift.incidents.runbook_commands import page_command, page_of
 from nightshift.notices.delivery import ChannelResult, describe_refusal, in_threads
 from nightshift.notices.messages import Item, compose
 from nightshift.notices.senders import send
@@ -45,6 +46,8 @@ class Outage:
         since: When it was first seen, ISO 8601.
         notified: Channels that were told of its beginning.
         notified_of_end: Channels that were told of its end.
+        is_short: Whether it has not lasted long enough to tell anybody.
+        command: What its runbook page does first.
     """
 
     key: str
@@ -54,10 +57,16 @@ class Outage:
     since: str
     notified: list[str] = field(default_factory=list)
     notified_of_end: list[str] = field(default_factory=list)
+    is_short: bool = False
+    command: str = "nightshift status"
 
 
 def tell_outage(
-    settings: Settings, notices: NoticeSettings, name: str, error: Exception
+    settings: Settings,
+    notices: NoticeSettings,
+    name: str,
+    error: Exception,
+    patience: dt.timedelta = dt.timedelta(),
 ) -> list[ChannelResult]:
     """Tell each channel once that nobody can look; a channel that failed is tried again.
 
@@ -66,7 +75,9 @@ def tell_outage(
         notices: The channels.
         name: What is away or fails; each has a beginning and an end of its own.
         error: What happened.
+        patience: How long it must last before anybody is told.
     """
+    results: list[ChannelResult] = []
     with _state(settings, name) as (path, known):
         outage = known or Outage(
             key=f"nightshift-outage-{uuid.uuid4().hex}",
@@ -74,9 +85,13 @@ def tell_outage(
             code=getattr(error, "code", NightshiftError.code),
             what=f"Nobody can see what is broken: {name}: {cause_of(error)}",
             since=dt.datetime.now(dt.UTC).isoformat(),
+            command=_command(settings, error),
         )
-        channels = _critical_channels(notices)
-        results = _tell(notices, outage, "opened", channels, outage.notified)
+        is_due = _age(outage) >= patience
+        outage.is_short = not is_due
+        if is_due:
+            channels = _critical_channels(notices)
+            results = _tell(notices, outage, "opened", channels, outage.notified)
         _keep(path, outage)
     return results
 
@@ -92,21 +107,33 @@ def tell_end_of_outage(
         # Another sender has told the end since we looked.
         if outage is None:
             return []
+        if outage.is_short:
+            path.unlink()
+            return []
         # Who did not hear of the beginning hears of both at the end.
         channels = _critical_channels(notices) | set(outage.notified)
         results = _tell(notices, outage, "closed", channels, outage.notified_of_end)
         # A channel that never takes the end must not keep the record for ever.
-        since = dt.datetime.fromisoformat(outage.since)
-        age = dt.datetime.now(dt.UTC) - since
         # Only channels that still exist can be told.
         known = notices.channels.by_name.keys()
         waiting = channels & known - set(outage.notified_of_end)
         is_told = not waiting
-        if is_told or age > FORGOTTEN_AFTER:
+        if is_told or _age(outage) > FORGOTTEN_AFTER:
             path.unlink()
         else:
             _keep(path, outage)
     return results
+
+
+def _command(settings: Settings, error: Exception) -> str:
+    # What a person does first is on the page of the code.
+    code = getattr(error, "code", NightshiftError.code)
+    values = {"database": settings.warehouse_database}
+    return page_command(code, values)
+
+
+def _age(outage: Outage) -> dt.timedelta:
+    return dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(outage.since)
 
 
 @contextmanager
@@ -213,8 +240,8 @@ def _as_incident(outage: Outage, closed_at: dt.datetime | None) -> Incident:
         what=outage.what,
         consequence="Whatever is broken besides stays unseen.",
         deadline_at=None,
-        command="nightshift status",
-        runbook=f"docs/runbooks/{outage.code}.md",
+        command=outage.command,
+        runbook=page_of(outage.code),
         touched_tables=(),
         touched_models=(),
         touched_consumers=(),

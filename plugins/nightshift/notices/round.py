@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,14 +14,14 @@ from nightshift.notices.outage import tell_end_of_outage, tell_outage
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     from nightshift.incidents.context import AirflowState
     from nightshift.incidents.evaluation import Evaluation
     from nightshift.settings import Settings
 
-WAREHOUSE, FRESHNESS_CHECK = "warehouse", "freshness check"
+WAREHOUSE, EVALUATION, FRESHNESS_CHECK = "warehouse", "evaluation", "freshness check"
 """What can keep us from seeing what is broken."""
+# One round that fails, for a lock or a timeout, is repeated a minute later before anybody is woken.
+EVALUATION_PATIENCE = dt.timedelta(seconds=90)
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +73,16 @@ def tell(
         return Round(tell_outage(settings, notices, WAREHOUSE, error), cause_of(error))
 
     problem, evaluation = "", None
+    results = tell_end_of_outage(settings, notices, WAREHOUSE)
     try:
         evaluation = evaluate(settings, at=at, airflow=airflow)
+        results += tell_end_of_outage(settings, notices, EVALUATION)
     except Exception as error:  # noqa: BLE001 - whatever it is, people are told what is known
-        # What was found before, here or elsewhere, is told all the same.
+        # A warehouse that answers and takes no row, for example: nobody sees what is broken.
         problem = cause_of(error)
-    ended = tell_end_of_outage(settings, notices, WAREHOUSE)
-    results = ended + deliver(settings, notices)
+        results += tell_outage(settings, notices, EVALUATION, error, EVALUATION_PATIENCE)
+    # What was found before, here or elsewhere, is told all the same.
+    results += deliver(settings, notices)
     return Round(results, problem, evaluation)
 
 

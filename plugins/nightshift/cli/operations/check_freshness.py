@@ -85,7 +85,7 @@ def check_freshness(
     _print_freshness(freshness)
     # Also when all is well: then people are told that what was broken is gone.
     if notify:
-        _tell(settings, freshness.at)
+        _tell(settings, freshness.at if at else None)
     problems = [error for error in (_late_error(freshness), wrong_files) if error]
     if not problems:
         return
@@ -212,8 +212,13 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _tell(settings: Settings, at: dt.datetime) -> None:
-    """Tell people what is broken; a failure is printed and leaves the exit code as it is."""
+def _tell(settings: Settings, at: dt.datetime | None) -> None:
+    """Tell people what is broken; a failure is printed and leaves the exit code as it is.
+
+    Args:
+        settings: Warehouse, home and channels.
+        at: The instant of ``--at``; None is the warehouse's present.
+    """
     from nightshift.notices.round import FRESHNESS_CHECK, end_blindness, tell
 
     try:

@@ -64,7 +64,8 @@ def watch_once(at: str = "") -> Round:
     """
     from nightshift.notices.round import tell
 
-    instant = instant_or_now(at)
+    # Without --at the warehouse's clock counts: this machine's may be wrong.
+    instant = instant_or_now(at) if at else None
     return tell(load_settings(), at=instant, airflow=local_airflow())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,8 @@ STARTING_SECONDS = 60.0
 """A part that is younger and not healthy yet is shown as starting, not as broken."""
 REFRESH_SECONDS = 10
 INSTANT = "%Y-%m-%d %H:%M"
+MAX_INCIDENTS = 10
+"""Incidents that are shown with all they say; of more only the codes are counted."""
 MAX_SHOWN = 20
 """Sentences of a list; a longer one has the number of the rest."""
 
@@ -141,7 +144,16 @@ def _print_status(services: Services, overview: Overview | None, problem: str) -
     # Incidents first: they are why somebody looks.
     if overview is not None:
         _print_incidents(overview)
-        headers = ("model", "health", "published", "since", "scored by", "champion", "quality")
+        headers = (
+            "model",
+            "health",
+            "published",
+            "since",
+            "rows",
+            "scored by",
+            "champion",
+            "quality",
+        )
         print_table(headers, map(_model_row, overview.models))
         typer.echo()
         _print_list("Runs now", overview.running, "nothing")
@@ -159,14 +171,19 @@ def _print_status(services: Services, overview: Overview | None, problem: str) -
 def _print_incidents(overview: Overview) -> None:
     from nightshift.cli.operations.incidents import describe
 
-    for incident in overview.incidents:
-        if incident.state == "snoozed":
-            continue
+    awake = [incident for incident in overview.incidents if incident.state != "snoozed"]
+    for incident in awake[:MAX_INCIDENTS]:
         typer.echo(f"incident {incident.incident_id}, {incident.severity}, {incident.state}")
         for line in describe(incident)[:3]:
             typer.echo(line)
-    n_snoozed = sum(incident.state == "snoozed" for incident in overview.incidents)
+    if len(awake) > MAX_INCIDENTS:
+        # Of many the causes matter, and how often each occurs.
+        codes = Counter(incident.code for incident in awake[MAX_INCIDENTS:])
+        shown = ", ".join(f"{code} {n} times" for code, n in codes.most_common(MAX_INCIDENTS))
+        n_left = len(awake) - MAX_INCIDENTS
+        typer.echo(f"and {n_left} more: {shown}; `nightshift incidents list` has all")
     n_open = len(overview.incidents)
+    n_snoozed = n_open - len(awake)
     typer.echo(f"{n_open} incident(s) open, {n_snoozed} of them snoozed.\n")
 
 
@@ -176,12 +193,22 @@ def _model_row(model: ModelOverview) -> tuple[object, ...]:
         champion = f"version {model.champion}, {model.champion_age_days} days old"
     quality = "-"
     if model.quality is not None and model.metric is not None:
-        quality = f"{model.metric} {model.quality:.4g} of {model.n_labels} labels"
+        quality = f"{model.metric} {model.quality:.4g}"
+        if model.quality_low is not None and model.quality_high is not None:
+            quality += f" ({model.quality_low:.4g} to {model.quality_high:.4g})"
+        quality += f" of {model.n_labels} labels"
         if model.expected_quality is not None:
             quality += f", hold-out {model.expected_quality:.4g}"
     since = f"{model.published_at:{INSTANT}} UTC" if model.published_at else "-"
     published = model.published or "nothing"
-    return (model.model, model.health, published, since, model.source or "-", champion, quality)
+    rows = "-"
+    if model.n_rows is not None:
+        rows = f"{model.n_rows:,}"
+        # Rows that vanished or were copied are an incident too; here a person sees how many.
+        if model.n_rows != model.n_recorded:
+            rows += f" of {model.n_recorded or 0:,} published"
+    source = model.source or "-"
+    return (model.model, model.health, published, since, rows, source, champion, quality)
 
 
 def _print_list(title: str, sentences: tuple[str, ...], empty: str) -> None:

@@ -8,16 +8,28 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.errors import NightshiftError
 from nightshift.incidents.context import deadline_of, describe_days, local_time
-from nightshift.incidents.facts import Fact
+from nightshift.incidents.facts import Fact, Findings, Unchecked
+from nightshift.incidents.rules.services import quick_store
+from nightshift.ingestion.late_arrivals import find_late_drops
+from nightshift.lake.drops import MANIFEST_SUFFIX, manifest_key
+from nightshift.warehouse.ledger import lookback_days
 
 if TYPE_CHECKING:
+    from nightshift.contracts.datasets import DatasetContract
     from nightshift.incidents.context import EvaluationContext
+    from nightshift.lake.drops import DropManifest
+    from nightshift.lake.object_store import ObjectStore
 
 # A manifest often arrives before its file; both are there after this time.
 ABSENT_FILE_PATIENCE = dt.timedelta(minutes=60)
 ABSENT_FILE = "NS-INGEST-003"
 HORIZON = dt.timedelta(days=28)
+# A person who delivers an old day mostly loads it next.
+LATE_PATIENCE = dt.timedelta(minutes=30)
+MAX_LATE_DAYS = 5
 # A person looks at refused rows within a week.
 QUARANTINE_PATIENCE = dt.timedelta(days=7)
 
@@ -27,13 +39,10 @@ def refused_drops(context: EvaluationContext) -> Iterator[Fact]:
 
     A manifest without its file is left alone for an hour: the file mostly follows.
     """
-    rows = context.conn.execute(
-        _REFUSED, {"horizon": HORIZON, "absent": ABSENT_FILE, "patience": ABSENT_FILE_PATIENCE}
-    )
     # One incident for a dataset and a cause: ten files of one wrong export are one fault.
     refused: dict[tuple[str, str], list[tuple[dt.date, str]]] = defaultdict(list)
     newest: dict[tuple[str, str], dt.datetime] = {}
-    for dataset, code, day, uri, at in rows:
+    for dataset, code, day, uri, at in open_refusals(context):
         refused[dataset, code].append((day, uri))
         newest[dataset, code] = max(at, newest.get((dataset, code), at))
     for (dataset, code), files in refused.items():
@@ -41,8 +50,17 @@ def refused_drops(context: EvaluationContext) -> Iterator[Fact]:
         yield replace(fact, seen_until=newest[dataset, code] + HORIZON)
 
 
+def open_refusals(
+    context: EvaluationContext,
+) -> list[tuple[str, str, dt.date, str, dt.datetime]]:
+    """Return the refused files that are not settled: dataset, code, day, address, refused when."""
+    values = {"horizon": HORIZON, "absent": ABSENT_FILE, "patience": ABSENT_FILE_PATIENCE}
+    return context.conn.execute(_REFUSED, values).fetchall()
+
+
 # A file is settled when a version that was delivered later, or the same file, is published; or when
-# a person has withdrawn it or set its manifest aside.
+# a person has withdrawn it or set its manifest aside. A task that publishes an older good file and
+# then fails for the refused one has settled nothing.
 _REFUSED = """
 select r.dataset, r.code, r.partition_date, r.source_uri, r.quarantined_at
 from quarantine.refused_drops r
@@ -52,7 +70,14 @@ where r.quarantined_at > clock_timestamp() - %(horizon)s::interval
         select from ops.loads l
         where l.dataset = r.dataset and l.partition_date = r.partition_date
             and l.state in ('published', 'duplicate')
-            and (l.known_at >= r.known_at or l.published_at > r.quarantined_at))
+            and (
+                l.known_at >= r.known_at
+                or l.published_at > r.quarantined_at
+                and not exists (
+                    select from ops.task_tries t
+                    where t.dag_id = 'ingest' and 'raw/' || substr(t.task_id, 6) = r.dataset
+                        and t.partition_date = r.partition_date and t.outcome = r.code
+                        and t.ended_at > l.published_at)))
     and not exists (
         select from ops.drop_decisions d
         where d.dataset = r.dataset and d.partition_date = r.partition_date
@@ -75,7 +100,6 @@ def _refused(
     # The newest file is the one to act on; all of them are in the facts.
     days = tuple(sorted({day for day, _ in files}))
     day, uri = files[-1]
-    name = dataset.partition("/")[2]
     has_none = _unpublished(context, dataset, days)
     _, models, _ = context.touched((dataset,), ())
     deadline = deadline_of(context, models, day)
@@ -91,9 +115,10 @@ def _refused(
         health="degraded" if has_none else "caution",
         subject_type="table",
         subject=dataset,
-        what=f"{len(files)} file(s) of {dataset} of {describe_days(days)} were refused.",
+        what=f"{len(files)} file(s) of {dataset} of {describe_days(days)} were refused; upstream"
+        " has to deliver a good one first.",
         consequence=consequence,
-        command=_command(code, name, day, uri),
+        command=_command(code, day, uri),
         key=f"{dataset} {code}",
         partitions=days,
         deadline_at=deadline if has_none else None,
@@ -116,17 +141,96 @@ def _unpublished(
     return [day for day in days if day not in published]
 
 
-def _command(code: str, dataset: str, day: dt.date, uri: str) -> str:
-    """Return the first safe step, which reads or sets aside and never changes a file."""
+def _command(code: str, day: dt.date, uri: str) -> str:
+    """Return the safe command, which loads again or sets aside and never changes a file."""
     if code == "NS-LAKE-010":
         # The key of a manifest, without the bucket.
         key = uri.partition("://")[2].partition("/")[2]
         return f'nightshift drop set-aside {key} --reason "<why>"'
-    # Columns or types have changed: look at the difference before asking upstream.
-    if code in {"NS-CONTRACT-004", "NS-CONTRACT-005"}:
-        return f"nightshift contract diff {dataset} {day}"
     # Upstream delivers a good file first; then the load runs again.
     return f"nightshift airflow dags clear ingest --partition-key {day} --only-failed --yes"
+
+
+def late_drops(context: EvaluationContext) -> Findings:
+    """Yield the datasets with files that landed for a day that no run looks at any more.
+
+    A run loads what came late for its look-back. An older day waits until a person decides.
+    """
+    store = quick_store(context)
+    for contract in context.daily_contracts:
+        try:
+            late = _late_drops(context, store, contract)
+        except NightshiftError:
+            # `object_store` reports a store that does not answer.
+            yield Unchecked(contract.dataset)
+            continue
+        if late:
+            yield _late(contract, late)
+
+
+def _late_drops(
+    context: EvaluationContext, store: ObjectStore, contract: DatasetContract
+) -> list[DropManifest]:
+    """Return the late drops of the days before the look-back of the newest one."""
+    row = context.conn.execute(_SPAN, [contract.dataset]).fetchone()
+    first, newest = row or (None, None)
+    if newest is None:
+        return []
+    # Days before the first published one are a history that nobody has loaded.
+    beyond = newest - dt.timedelta(days=lookback_days())
+    rows = context.conn.execute(_KNOWN_FILES, {"dataset": contract.dataset})
+    known = {manifest_key(uri.partition("://")[2].partition("/")[2]) for (uri,) in rows}
+    days: set[dt.date] = set()
+    for listed in store.list_objects(f"landing/{contract.name}/"):
+        day = _day_of_manifest(listed.key)
+        if day is None or not first <= day < beyond or listed.key in known:
+            continue
+        age = context.now - listed.received_at
+        if LATE_PATIENCE <= age < HORIZON:
+            days.add(day)
+    # A listing costs a request for a thousand files; only the manifests of few days are read.
+    late: list[DropManifest] = []
+    for day in sorted(days)[-MAX_LATE_DAYS:]:
+        partitions = PartitionRange.single(Partition(day))
+        late += find_late_drops(context.conn, store, contract.name, partitions)
+    return late
+
+
+_SPAN = "select min(partition_date), max(partition_date) from ops.published where dataset = %s"
+_KNOWN_FILES = """
+select source_uri from raw.ingested_drops where dataset = %(dataset)s
+union
+select source_uri from quarantine.refused_drops where dataset = %(dataset)s
+"""
+
+
+def _day_of_manifest(key: str) -> dt.date | None:
+    """Return the day of a manifest's key; None for another object."""
+    folder, _, name = key.rpartition("/")
+    if not name.endswith(MANIFEST_SUFFIX):
+        return None
+    try:
+        return dt.date.fromisoformat(folder.rpartition("dt=")[2])
+    except ValueError:
+        return None
+
+
+def _late(contract: DatasetContract, late: list[DropManifest]) -> Fact:
+    days = tuple(sorted({drop.partition for drop in late}))
+    return Fact(
+        code="NS-INCIDENT-011",
+        severity="info",
+        health="caution",
+        subject_type="table",
+        subject=contract.dataset,
+        what=f"{len(late)} late file(s) of {contract.dataset} of {describe_days(days)} stay out.",
+        consequence="Readers keep what was known before; no run looks at a day that old.",
+        command=f"nightshift redo --dataset {contract.name} --from {days[0]} --to {days[-1]}"
+        ' --reason "<why>"',
+        partitions=days,
+        size=len(late),
+        facts={"files": [drop.data_key for drop in late[-10:]]},
+    )
 
 
 def rows_in_quarantine(context: EvaluationContext) -> Iterator[Fact]:

@@ -51,19 +51,30 @@ def late_predictions(context: EvaluationContext) -> Iterator[Fact]:
 def _missing_predictions(
     context: EvaluationContext, due: dict[str, Partition]
 ) -> dict[str, list[dt.date]]:
-    """Return the unpublished days of each model up to its due day, in one query."""
+    """Return the unpublished days of each model up to its due day, in one query.
+
+    A model that has never published is awaited from the first night of its first champion.
+    """
     rows = context.conn.execute(
         """
         select m.model, day::date
         from unnest(%(models)s::text[], %(due)s::date[]) as m (model, due)
         cross join lateral
             generate_series(m.due - %(n_days)s::int, m.due::timestamp, interval '1 day') day
+        cross join lateral (
+            select
+                (select min(partition_date) from ops.published p
+                where p.dataset = 'predictions/' || m.model) as first_day,
+                coalesce((
+                    select min(effective_partition) from ml.succession s where s.model = m.model
+                ), '-infinity') as champion_from
+        ) history
         where not exists (
             select from ops.published p
             where p.dataset = 'predictions/' || m.model and p.partition_date = day::date)
-            and (day::date = m.due or day::date > (
-                select min(partition_date) from ops.published p
-                where p.dataset = 'predictions/' || m.model))
+            and (day::date > history.first_day
+                or history.first_day is null and day::date = m.due
+                and m.due >= history.champion_from)
         order by 1, 2
         """,
         {

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nightshift.incidents.context import EvaluationContext
     from nightshift.scoring.degraded import DegradedPartition
     from nightshift.warehouse.damage import Damage
+    from nightshift.warehouse.write_types import Target
 
 # Older publications were counted when they were new; a restore touches new ones too.
 COUNTED_WITHIN = dt.timedelta(days=7)
@@ -42,7 +43,7 @@ def lost_rows(context: EvaluationContext) -> Findings:
         target = target_of(dataset)
         if target is None:
             continue
-        if dataset not in counted:
+        if dataset not in counted or not _is_readable(context, target):
             yield Unchecked(dataset)
             continue
         # Of a very large dataset readers' newest partition, and what is open, has to be enough.
@@ -54,6 +55,13 @@ def lost_rows(context: EvaluationContext) -> Findings:
         damages = count_damage(context.conn, target, affordable)
         if damages:
             yield _lost_rows(context, dataset, damages)
+
+
+def _is_readable(context: EvaluationContext, target: Target) -> bool:
+    """Return whether a table may be read; a revoked right is an incident of its own."""
+    query = "select coalesce(has_table_privilege(to_regclass(%s), 'select'), true)"
+    row = context.conn.execute(query, [f"{target.schema}.{target.table}"]).fetchone()
+    return row == (True,)
 
 
 def _open_days(context: EvaluationContext) -> dict[str, list[dt.date]]:

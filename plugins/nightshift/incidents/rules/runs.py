@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.partitions import Partition
 from nightshift.incidents.context import deadline_of, describe_days, local_time
 from nightshift.incidents.facts import Fact
+from nightshift.incidents.rules.drops import open_refusals
 from nightshift.incidents.runbook_commands import page_command
 from nightshift.warehouse.control_tables.waiting_tasks import waiting_tasks
+from nightshift.warehouse.ledger import lookback_of
 
 if TYPE_CHECKING:
     from nightshift.incidents.context import EvaluationContext
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 HORIZON = dt.timedelta(days=7)
 # Half of the active runs of a DAG (`orchestration.defaults.WAITING_RUNS`).
 MANY_WAITING_RUNS = 8
+# The look-back of a build lacks days that nobody delivers any more.
+HOLE = "NS-AIRFLOW-009"
 # The tasks that report that another task failed: that one has the cause.
 REPORTERS = {"tell_failures", "announce_raw"}
 
@@ -62,17 +67,17 @@ class FailedTask:
 def failed_tasks(context: EvaluationContext) -> Iterator[Fact]:
     """Yield the tasks that failed with no try left, one fact for each DAG and code."""
     groups: dict[tuple[str, str], list[FailedTask]] = defaultdict(list)
-    for task in _failed_tasks(context):
+    for task in failed_for_good(context):
         groups[task.dag_id, task.code].append(task)
     for (dag_id, code), tasks in groups.items():
         if not _is_reported(context, code, tasks):
             yield _failed(context, dag_id, code, tasks)
 
 
-def _failed_tasks(context: EvaluationContext) -> list[FailedTask]:
+def failed_for_good(context: EvaluationContext) -> list[FailedTask]:
     """Return the failed tasks whose work nobody has done since."""
     failed = [FailedTask(*row) for row in context.conn.execute(_FAILED, {"horizon": HORIZON})]
-    unsettled = [task for task in failed if not _is_done(context, task)]
+    unsettled = [task for task in failed if not is_done(context, task)]
     causes = {(task.dag_id, task.day) for task in unsettled if task.task_id not in REPORTERS}
     return [
         task
@@ -98,7 +103,7 @@ order by dag_id, task_id, partition_date, ended_at desc
 """
 
 
-def _is_done(context: EvaluationContext, task: FailedTask) -> bool:
+def is_done(context: EvaluationContext, task: FailedTask) -> bool:
     """Return whether the partition of the task was published after it failed, by whatever way."""
     if task.stage == "train":
         # A later training has done what this one could not.
@@ -141,15 +146,9 @@ def _is_reported(context: EvaluationContext, code: str, tasks: Sequence[FailedTa
     loads = [task for task in tasks if task.task_id.startswith("load_") and task.stage == "ingest"]
     if len(loads) < len(tasks):
         return False
-    query = """
-        select count(*) from unnest(%s::text[], %s::date[]) as t (dataset, day)
-        where exists (
-            select from quarantine.refused_drops r
-            where r.dataset = t.dataset and r.partition_date = t.day and r.code = %s)
-    """
-    datasets = [f"raw/{task.task_id.removeprefix('load_')}" for task in loads]
-    row = context.conn.execute(query, [datasets, [task.day for task in loads], code]).fetchone()
-    return row == (len(loads),)
+    # Only those that are open: of a settled file nobody hears any more.
+    refused = {(dataset, day) for dataset, of, day, _, _ in open_refusals(context) if of == code}
+    return all((f"raw/{task.task_id.removeprefix('load_')}", task.day) in refused for task in loads)
 
 
 def _failed(
@@ -178,7 +177,7 @@ def _failed(
         what=f"{', '.join(names[:4])} of {dag_id} failed for {describe_days(days)} with {reason};"
         " no try is left.",
         consequence=_consequence(first, deadline),
-        command=page_command(code, values),
+        command=_fill_hole(context, days[-1]) if code == HOLE else page_command(code, values),
         key=f"{dag_id} {code}",
         partitions=days,
         owner=context.owner_of(first.model),
@@ -188,6 +187,25 @@ def _failed(
         size=len(tasks),
         seen_until=max(task.started_at for task in tasks) + HORIZON,
         facts={"tasks": names, "last_try_ended_at": first.ended_at.isoformat()},
+    )
+
+
+def _fill_hole(context: EvaluationContext, day: dt.date) -> str:
+    """Return the command that loads the missing days of a look-back; then that of the rerun."""
+    missing: set[dt.date] = set()
+    for contract in context.daily_contracts:
+        days = lookback_of(contract, Partition(day))
+        rows = context.conn.execute(
+            "select d from unnest(%s::date[]) d where not exists (select from ops.published p"
+            " where p.dataset = %s and p.partition_date = d)",
+            [days, contract.dataset],
+        )
+        missing.update(hole for (hole,) in rows)
+    if not missing:
+        return page_command(HOLE, {"dag": "transform", "day": str(day)})
+    return (
+        f"nightshift airflow backfill create --dag-id ingest --from-date {min(missing)}"
+        f" --to-date {max(missing)} --max-active-runs 1"
     )
 
 
