@@ -38,6 +38,7 @@ PLACEHOLDERS = {
     "last": "2013-03-10",
     "load_id": "1",
     "login": "nobody",
+    "pool": "scoring",
     "model": "flight_delayed",
     "name": "ada",
     "n": "1",

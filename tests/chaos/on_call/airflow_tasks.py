@@ -6,6 +6,7 @@ its own, which a failpoint may kill.
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import signal
 import sys
@@ -23,6 +24,7 @@ from nightshift.contracts.model_spec import load_spec
 from nightshift.orchestration import data_tasks, score_tasks, train_tasks
 from nightshift.orchestration import task_scope as scopes
 from nightshift.orchestration.defaults import WAREHOUSE, task_defaults
+from nightshift.orchestration.task_tries import N_TRIES, UNCOUNTED, is_last_try, outcome_of
 from nightshift.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,26 @@ class DagRun:
     results: Results = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
+    is_overdue: bool = False
+    ended_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+
+    @property
+    def failed_tasks(self) -> list[dict[str, Any]]:
+        """Return the failed tasks as Airflow's API describes them."""
+        names = [name for name, state in self.states.items() if state == "failed"]
+        # A run that reached its limit has failed, and none of its tasks has.
+        return [self._describe(name) for name in (*names, *([""] if self.is_overdue else []))]
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        task_id, _, map_index = name.partition(".")
+        return {
+            "dag_id": self.dag_id,
+            "dag_run_id": f"manual__{self.key}",
+            "task_id": task_id,
+            "map_index": int(map_index or -1),
+            "end_date": self.ended_at.isoformat(),
+            "partition_key": self.key,
+        }
 
     @property
     def is_success(self) -> bool:
@@ -92,6 +114,7 @@ class DagRun:
     def clear(self, *, only_failed: bool) -> None:
         """Forget the state of the failed tasks, or of all."""
         kept = {"success", "skipped"} if only_failed else set()
+        self.is_overdue = False
         # A task that was skipped since nothing had failed is judged again.
         self.states = {
             name: state
@@ -101,9 +124,21 @@ class DagRun:
         self.logs.clear()
 
     def _try(self, settings: Settings, step: Step) -> None:
-        self.attempts[step.name] = attempt = self.attempts.get(step.name, 0) + 1
+        """Run a task until it ends or no try is left, as Airflow does, without its pauses."""
+        first = self.attempts.get(step.name, 0) + 1
+        for attempt in range(first, first + N_TRIES):
+            error = self._try_once(settings, step, attempt, first)
+            is_over = error is None or is_last_try(error, attempt - first)
+            if is_over or outcome_of(error) in UNCOUNTED:
+                break
+
+    def _try_once(
+        self, settings: Settings, step: Step, attempt: int, first: int
+    ) -> BaseException | None:
+        """Run one try; return why it failed."""
+        self.attempts[step.name] = attempt
         try:
-            with airflow_context(settings, self, step.name, attempt):
+            with airflow_context(settings, self, step.name, attempt, first):
                 self.results[step.name] = step.body(self.key, self.results)
         except AirflowSkipException:
             self.states[step.name] = "skipped"
@@ -113,16 +148,54 @@ class DagRun:
         except Exception as error:
             logger.exception("%s of %s has failed", step.name, self.dag_id)
             self.states[step.name] = "failed"
+            self.ended_at = dt.datetime.now(dt.UTC)
             self.logs[step.name] = f"{type(error).__name__}: {error}"
+            return error
         else:
             self.states[step.name] = "success"
+            self.logs.pop(step.name, None)
+        return None
+
+
+@dataclass
+class ReportedAirflow:
+    """What Airflow's API would say of the runs of a world.
+
+    Attributes:
+        runs: The runs, as the world keeps them.
+        paused: DAGs that a person has paused.
+        slots: Slots of the pools.
+        silent_for: For how long each part has said nothing.
+    """
+
+    runs: dict[tuple[str, str | None], DagRun]
+    paused: set[str] = field(default_factory=set)
+    slots: dict[str, int] = field(default_factory=lambda: {"scoring": 4, "warehouse": 4})
+    silent_for: dict[str, dt.timedelta] = field(default_factory=dict)
+
+    def import_errors(self) -> list[str]:
+        return []
+
+    def paused_dags(self) -> set[str]:
+        return self.paused
+
+    def pools(self) -> list[dict[str, Any]]:
+        return [{"name": name, "slots": slots} for name, slots in self.slots.items()]
+
+    def heartbeats(self) -> dict[str, dt.datetime]:
+        parts = ("scheduler", "dag_processor", "triggerer")
+        now = dt.datetime.now(dt.UTC)
+        return {part: now - self.silent_for.get(part, dt.timedelta()) for part in parts}
+
+    def failed_tasks(self, since: dt.datetime) -> list[dict[str, Any]]:
+        return [task for run in self.runs.values() for task in run.failed_tasks]
 
 
 @contextmanager
 def airflow_context(
-    settings: Settings, run: DagRun, step_name: str, attempt: int
+    settings: Settings, run: DagRun, step_name: str, attempt: int, first: int
 ) -> Iterator[None]:
-    """Be a task of Airflow's as long as the block lasts."""
+    """Be a task of Airflow's as long as the block lasts; ``first`` began its round of tries."""
     task_id, _, map_index = step_name.partition(".")
     context = {
         "dag_run": SimpleNamespace(dag_id=run.dag_id, run_id=f"manual__{run.key}"),
@@ -130,7 +203,7 @@ def airflow_context(
             task_id=task_id,
             map_index=int(map_index or -1),
             try_number=attempt,
-            max_tries=attempt - 1 + RETRIES,
+            max_tries=first - 1 + RETRIES,
             get_first_reschedule_date=lambda _: None,
         ),
         "task": SimpleNamespace(execution_timeout=None, retries=RETRIES),

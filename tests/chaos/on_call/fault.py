@@ -7,12 +7,80 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.on_call.history import FEATURES, HOLE, LATER, MODEL, NIGHT, History
 from tests.chaos.on_call.runbook import Page
+from tests.chaos.on_call.watch import codes_seen
 from tests.chaos.on_call.world import World
 
 logger = logging.getLogger(__name__)
+
+
+def clear(dag_id: str, day: str) -> str:
+    """Return the command that runs again what failed of a day."""
+    return f"nightshift airflow dags clear {dag_id} --partition-key {day} --only-failed --yes"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An incident that a fault opens.
+
+    Attributes:
+        code: Its code.
+        subject: What it is about.
+        days: The operating days that it concerns.
+        command: The one safe command.
+        consequence: Words of what happens if nobody acts.
+        severity: How urgent it is.
+    """
+
+    code: str
+    subject: str
+    days: tuple[str, ...] = ()
+    command: str = ""
+    consequence: str = ""
+    severity: str = "warning"
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Return what tells incidents of one fault apart."""
+        return self.code, self.subject
+
+    @staticmethod
+    def name_of(incident: dict[str, Any]) -> tuple[str, str]:
+        """Return the same of an incident of a notice."""
+        return incident["code"], incident["subject"]
+
+    def differences(self, incident: dict[str, Any]) -> list[str]:
+        """Return what an incident of a notice says otherwise."""
+        wanted = {
+            "partitions": list(self.days),
+            "command": self.command,
+            "severity": self.severity,
+        }
+        different = [
+            f"{self.name}: {name} is {incident[name]!r}, not {value!r}"
+            for name, value in wanted.items()
+            if incident[name] != value
+        ]
+        if self.consequence not in incident["consequence"]:
+            different.append(f"{self.name}: {incident['consequence']!r} lacks {self.consequence!r}")
+        return different
+
+
+def failed(dag_id: str, code: str, day: str, **other: str) -> Seen:
+    """Return the incident about tasks of a DAG that have no try left."""
+    # What readers have if nobody acts depends on the stage alone.
+    consequences = {
+        "ingest": "readers get the last scores or the rule",
+        "transform": "readers get the last scores or the rule",
+        "score": "readers have what the rescue could publish",
+        "train": "serves on",
+    }
+    stage = dag_id.partition("__")[0]
+    values = {"command": clear(dag_id, day), "consequence": consequences[stage]} | other
+    return Seen(code, dag_id, (day,), **values)
 
 
 @dataclass(frozen=True)
@@ -21,12 +89,14 @@ class Fault:
 
     Attributes:
         name: What breaks.
-        act: Breaks it, and returns what on-call sees: logs, or the output of a command.
+        act: Breaks it, and returns what on-call sees: logs, or the output of a command. Without
+            either, on-call sees what the watch has found.
         code: The code that must name the cause.
         cause: Words of what on-call sees that say more than the code.
         page: Words of the code's page about this cause.
         commands: Beginnings of the page's commands, in the order in which they are run.
         is_right: Whether the wanted state is there.
+        seen: The incidents that it opens, and no other; none for what a person's command refused.
         stage: What the warehouse holds before.
         advice: Words of the page about what is done outside of nightshift.
         cure: Does that.
@@ -36,12 +106,13 @@ class Fault:
     """
 
     name: str
-    act: Callable[[World], str]
+    act: Callable[[World], str | None]
     code: str
     cause: str
     page: str
     commands: tuple[str, ...]
     is_right: Callable[[World], bool]
+    seen: tuple[Seen, ...]
     stage: str = FEATURES
     advice: str = ""
     cure: Callable[[World], object] = lambda _: None
@@ -76,7 +147,8 @@ def judge(history: History, fault: Fault, folder: Path) -> Verdict:
     verdict = Verdict()
     with World.copied(history, fault.stage, folder) as world:
         try:
-            _judge_code(verdict, fault, fault.act(world))
+            seen = fault.act(world) or codes_seen(world)
+            _judge_code(verdict, fault, seen)
             commands = _judge_page(verdict, world, fault)
             fault.cure(world)
             for command in commands:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from tests.chaos.on_call.fault import Fault
+from tests.chaos.on_call.fault import Fault, Seen, clear
 from tests.chaos.on_call.faults_servers import load_weather
 from tests.chaos.on_call.history import HOLE
 from tests.chaos.on_call.world import INGEST, World
@@ -83,6 +83,17 @@ def delivered_in_the_year_1(world: World) -> str:
     return load_weather(world)
 
 
+def refused(code: str, command: str = "") -> dict[str, object]:
+    """Return code and incident of a file that is refused."""
+    again = command or clear(INGEST, HOLE)
+    seen = Seen(code, f"raw/{DATASET}", (HOLE,), again, f"No features of {HOLE} are built")
+    return {"code": code, "seen": (seen,)}
+
+
+def set_aside(name: str) -> str:
+    return f'nightshift drop set-aside {FOLDER}{name}.manifest.json --reason "<why>"'
+
+
 GOOD_FILE = {
     "cure": deliver_again,
     "commands": (CLEAR_INGEST,),
@@ -91,107 +102,118 @@ GOOD_FILE = {
 }
 AGAIN = GOOD_FILE | {"advice": "upstream to deliver again"}
 
+# A good file of the day was published before.
+CORRECTION = Seen(
+    "NS-LAKE-010",
+    f"raw/{DATASET}",
+    (HOLE,),
+    set_aside("broken"),
+    "the correction stays out",
+    "info",
+)
+
 FAULTS = (
     Fault(
         "a manifest is broken",
         broken_manifest_after_a_good_drop,
-        "NS-LAKE-010",
         cause="broken.manifest.json",
         page="It is no JSON",
         advice="if the drop before it is the right one",
         commands=("nightshift drop set-aside <key>", CLEAR_INGEST),
         values={"dag": INGEST, "day": HOLE, "key": f"{FOLDER}broken.manifest.json"},
         is_right=World.has_weather,
+        code="NS-LAKE-010",
+        seen=(CORRECTION,),
     ),
     Fault(
         "the digest is that of another file",
         deliver(lambda drop: replace(drop, claimed_sha256="0" * 64)),
-        "NS-CONTRACT-002",
         cause="0000",
         page="differs from the one in its manifest",
         **AGAIN,
+        **refused("NS-CONTRACT-002"),
     ),
     Fault(
         "the manifest counts other rows",
         deliver(lambda drop: replace(drop, n_rows=drop.n_rows + 1)),
-        "NS-CONTRACT-003",
         cause="73",
         page="the row count does not",
         **AGAIN,
+        **refused("NS-CONTRACT-003"),
     ),
     Fault(
         "a column has another name",
         with_text(lambda text: text.replace("temperature_f", "temperature", 1)),
-        "NS-CONTRACT-004",
         cause="temperature_f",
         page="The file's header differs",
         advice="ask upstream for the file with the old columns",
         **GOOD_FILE,
+        **refused("NS-CONTRACT-004"),
     ),
     Fault(
         "a compressed file is cut off",
         data_is(lambda data: gzip.compress(data)[:-300], ".csv.gz"),
-        "NS-CONTRACT-007",
         cause="cannot be read",
         page="it is cut off",
         **AGAIN,
+        **refused("NS-CONTRACT-007"),
     ),
     Fault(
         "a file is UTF-16 with a mark",
         data_is(lambda data: data.decode().encode("utf-16")),
-        "NS-CONTRACT-007",
         cause="UTF-16",
         page="the message names UTF-16",
         **AGAIN,
+        **refused("NS-CONTRACT-007"),
     ),
     Fault(
         "a file is UTF-16 without a mark",
         data_is(lambda data: data.decode().encode("utf-16-le")),
-        "NS-CONTRACT-007",
         cause="UTF-16",
         page="the message names UTF-16",
         **AGAIN,
+        **refused("NS-CONTRACT-007"),
     ),
     Fault(
         "the lines of a file end in CR",
         data_is(lambda data: data.replace(b"\n", b"\r")),
-        "NS-CONTRACT-007",
         cause="CR",
         page="CR line ends",
         **AGAIN,
+        **refused("NS-CONTRACT-007"),
     ),
     Fault(
         "the header holds NUL",
         with_text(lambda text: text.replace("temperature_f", "temper\0ature_f", 1)),
-        "NS-CONTRACT-007",
         cause="control character",
         page="a control character such as NUL in the header",
         **AGAIN,
+        **refused("NS-CONTRACT-007"),
     ),
     Fault(
         "the name of an added column holds NUL",
         with_text(added_column_with_nul),
-        "NS-CONTRACT-007",
         cause="control character",
         page="a control character such as NUL in the header",
         **AGAIN,
+        **refused("NS-CONTRACT-007"),
     ),
     Fault(
         "the times are of the year 9999",
         with_text(lambda text: text.replace(HOLE, "9999-12-31")),
-        "NS-CONTRACT-006",
         cause="72 refused",
         page="values beyond the contract's limits or the calendar, times of another day",
         advice="ask upstream for a corrected file",
         **GOOD_FILE,
+        **refused("NS-CONTRACT-006"),
     ),
     Fault(
         "delivered_at is of the year 1",
         delivered_in_the_year_1,
-        "NS-LAKE-010",
         cause="0001-01-01",
         page="is dated in the future or before 1970",
         advice="ask upstream to deliver it again under another name",
         **GOOD_FILE,
+        **refused("NS-LAKE-010", set_aside(DATASET)),
     ),
 )

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.chaos.on_call.fault import Fault
-from tests.chaos.on_call.history import HOLE, MODEL, NIGHT, SCORED, UNTRAINED, promote
+from tests.chaos.on_call.fault import Fault, Seen, failed
+from tests.chaos.on_call.history import (
+    HOLE,
+    LAST_DAY,
+    MODEL,
+    NIGHT,
+    SCORED,
+    UNTRAINED,
+    promote,
+)
 from tests.chaos.on_call.history import train_version as train
 from tests.chaos.on_call.world import SCORE, TRAIN, World
 from tests.dags.conftest import read_dags
@@ -24,11 +32,6 @@ def predictions_are_right(world: World) -> bool:
 def key_of(world: World, column: str) -> str:
     ((key,),) = world.admin(f"select {column} from ml.model_versions where version = 1")
     return str(key)
-
-
-def take_model(world: World) -> None:
-    """Work in a bucket that holds the files of the champion."""
-    world.take_own_bucket(key_of(world, "model_key"), key_of(world, "metadata_key"))
 
 
 def flipped(data: bytes) -> bytes:
@@ -56,20 +59,20 @@ def score_degraded(world: World) -> str:
 
 
 def model_is_deleted(world: World) -> str:
-    take_model(world)
+    world.take_own_bucket()
     world.overwrite(key_of(world, "model_key"), None)
     return score_degraded(world)
 
 
 def a_bit_of_the_model_flips(world: World) -> str:
-    take_model(world)
+    world.take_own_bucket()
     key = key_of(world, "model_key")
     world.overwrite(key, flipped(world.store.get(key)))
     return score_degraded(world)
 
 
 def metadata_is_emptied(world: World) -> str:
-    take_model(world)
+    world.take_own_bucket()
     world.overwrite(key_of(world, "metadata_key"), b"")
     return score_degraded(world)
 
@@ -80,7 +83,7 @@ def secret_is_wrong_while_a_night_is_scored(world: World) -> str:
 
 
 def model_is_deleted_after_the_night(world: World) -> str:
-    take_model(world)
+    world.take_own_bucket()
     world.overwrite(key_of(world, "model_key"), None)
     return world.start(SCORE, NIGHT).log
 
@@ -129,7 +132,9 @@ def suite_is_restored(world: World) -> None:
 
 def spec_is_emptied(world: World) -> str:
     folder = world.take_own_folder("dags_dir")
+    world.commit(folder)
     (folder / "models" / f"{MODEL}.yaml").write_text("")
+    world.commit(folder)
     return "\n".join(read_dags(folder, world.folder / "airflow")["errors"].values())
 
 
@@ -141,11 +146,11 @@ def spec_is_restored(world: World) -> None:
 
 def rollback_to_a_version_that_never_served(world: World) -> str:
     spec = load_spec(world.settings.models_dir, MODEL)
-    for n_rounds in (20, 10):
+    for n_leaves in (5, 3):
         document = spec.model_dump(mode="json")
-        document["training"]["num_boost_round"] = n_rounds
+        document["training"]["params"]["num_leaves"] = n_leaves
         version = train(world.settings, ModelSpec.model_validate(document))
-        if n_rounds == 20:
+        if n_leaves == 5:
             promote(world.settings, version, HOLE)
     return world.nightshift("rollback", MODEL, "--to", "3", "--reason", "it broke")[1]
 
@@ -160,6 +165,26 @@ def first_version_serves_again(world: World) -> bool:
     return is_first and world.has(PREDICTIONS) and world.has(PREDICTIONS, HOLE)
 
 
+FELL_BACK = Seen(
+    "NS-SCORE-007",
+    MODEL,
+    (NIGHT,),
+    f"nightshift score {MODEL} {NIGHT}",
+    "catch_up tries the champion again until the deadline",
+)
+LOST_FILE = Seen(
+    "NS-LAKE-002",
+    MODEL,
+    command=f"nightshift train {MODEL} {LAST_DAY}",
+    consequence="The next night is scored by the champion before it",
+)
+STORE_REFUSES = Seen(
+    "NS-LAKE-001",
+    "object store",
+    command="nightshift doctor",
+    consequence="Nothing is ingested",
+    severity="critical",
+)
 DEGRADED = {
     "code": "NS-SCORE-007",
     "page": "a lower step of the fallback chain was published on time",
@@ -181,6 +206,7 @@ SUITE = {
     "commands": (CLEAR,),
     "values": {"dag": SCORE},
     "is_right": predictions_are_right,
+    "seen": (failed(SCORE, "NS-GATE-002", NIGHT),),
 }
 
 FAULTS = (
@@ -189,6 +215,7 @@ FAULTS = (
         model_is_deleted,
         cause="NS-LAKE-002",
         cure=restored("model_key"),
+        seen=(FELL_BACK, LOST_FILE),
         **DEGRADED,
     ),
     Fault(
@@ -196,6 +223,7 @@ FAULTS = (
         a_bit_of_the_model_flips,
         cause="NS-LAKE-004",
         cure=restored("model_key"),
+        seen=(FELL_BACK,),
         **DEGRADED,
     ),
     Fault(
@@ -203,6 +231,7 @@ FAULTS = (
         metadata_is_emptied,
         cause="NS-LAKE-004",
         cure=restored("metadata_key"),
+        seen=(FELL_BACK, LOST_FILE),
         **DEGRADED,
     ),
     Fault(
@@ -210,6 +239,7 @@ FAULTS = (
         secret_is_wrong_while_a_night_is_scored,
         cause="NS-LAKE-001",
         cure=lambda world: world.restore("s3_secret_access_key"),
+        seen=(FELL_BACK, STORE_REFUSES),
         **DEGRADED,
     ),
     Fault(
@@ -222,6 +252,7 @@ FAULTS = (
         cure=restored("model_key"),
         commands=(CLEAR_SCORE,),
         is_right=lambda world: world.runs[SCORE, NIGHT].is_success and world.has(PREDICTIONS),
+        seen=(failed(SCORE, "NS-SCORE-004", NIGHT), LOST_FILE),
         stage=SCORED,
     ),
     Fault(
@@ -230,6 +261,7 @@ FAULTS = (
         "NS-LAKE-004",
         cause="training",
         page="do not have the digest that the warehouse recorded",
+        seen=(failed(TRAIN, "NS-LAKE-004", NIGHT, severity="info"),),
         advice="Restore the object from a version or backup under the same key",
         **LOST_TRAINING,
     ),
@@ -239,6 +271,7 @@ FAULTS = (
         "NS-LAKE-002",
         cause="training",
         page="An object that is referenced is not in the bucket",
+        seen=(failed(TRAIN, "NS-LAKE-002", NIGHT, severity="info"),),
         advice="restore the object from the bucket's versions or backup",
         **LOST_TRAINING,
     ),
@@ -264,6 +297,14 @@ FAULTS = (
         page="Airflow shows it as an import error of `wrong_files.py`",
         advice="roll the file back",
         cure=spec_is_restored,
+        seen=(
+            Seen(
+                "NS-SPEC-001",
+                f"dags/models/{MODEL}.yaml",
+                command=f"git -C dags checkout <commit>~1 -- models/{MODEL}.yaml",
+                consequence="Its rescue runs on the last good spec",
+            ),
+        ),
         commands=(SCORE_AGAIN,),
         is_right=predictions_are_right,
     ),
@@ -275,6 +316,8 @@ FAULTS = (
         page="named a version that was never champion",
         advice="Name another version",
         commands=("nightshift plan rollback <model> --to <version>",),
+        # The command has refused it, and whoever gave it knows.
+        seen=(),
         values={"version": "1"},
         is_right=first_version_serves_again,
         stage=SCORED,

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from tests.chaos.on_call.fault import Fault
+from tests.chaos.on_call.fault import Fault, Seen, failed
 from tests.chaos.on_call.faults_models import CLEAR, PREDICTIONS, predictions_are_right
 from tests.chaos.on_call.history import FEATURES, HOLE, LATER, MODEL, NIGHT
 from tests.chaos.on_call.world import INGEST, SCORE, TRANSFORM, World
@@ -100,12 +100,27 @@ STARTED = {
     "values": {"day": HOLE},
     "is_right": World.has_weather,
 }
+
+
+def wrong_start(code: str) -> Seen:
+    """Return the incident about a run whose key is no partition."""
+    return Seen(
+        code,
+        INGEST,
+        command="nightshift airflow backfill create --dag-id ingest --from-date <day>"
+        " --to-date <day> --max-active-runs 1",
+        consequence="It did nothing",
+        severity="info",
+    )
+
+
 LOST = {
     "code": "NS-AIRFLOW-007",
     "cause": "load_weather",
     "commands": (CLEAR,),
     "values": {"dag": INGEST, "day": HOLE},
     "is_right": World.has_weather,
+    "seen": (failed(INGEST, "NS-AIRFLOW-007", HOLE),),
 }
 
 FAULTS = (
@@ -135,6 +150,14 @@ FAULTS = (
         page="Mostly somebody started an old or mistyped day",
         advice="Else ingest the missing days",
         cure=hole_is_delivered,
+        seen=(
+            failed(
+                TRANSFORM,
+                "NS-AIRFLOW-009",
+                LATER,
+                command=f"{START} --from-date {HOLE} --to-date {HOLE} --max-active-runs 1",
+            ),
+        ),
         commands=(START, "nightshift airflow dags clear transform"),
         values={"day": LATER, "hole": HOLE},
         is_right=lambda world: world.has("features/flight", LATER),
@@ -146,6 +169,7 @@ FAULTS = (
         cause="has no partition key",
         page="started a DAG by hand without a partition key",
         advice="Delete the run",
+        seen=(wrong_start("NS-AIRFLOW-002"),),
         **STARTED,
     ),
     Fault(
@@ -155,6 +179,7 @@ FAULTS = (
         cause="2013-9-7",
         page="is not `YYYY-MM-DD`",
         advice="Delete a run with a wrong key",
+        seen=(wrong_start("NS-TIME-001"),),
         **STARTED,
     ),
     Fault(
@@ -164,6 +189,7 @@ FAULTS = (
         cause="calendar",
         page="a day before 1900-01-01 or after 2199-12-31",
         advice="Delete the run in Airflow",
+        seen=(wrong_start("NS-TIME-004"),),
         **STARTED,
     ),
     Fault(
@@ -172,6 +198,7 @@ FAULTS = (
         "NS-SCORE-003",
         cause=HOLE,
         page="whose feature view has no published load",
+        seen=(failed(SCORE, "NS-SCORE-003", HOLE),),
         commands=(START,),
         values={"day": HOLE},
         is_right=lambda world: world.has(PREDICTIONS, HOLE),
@@ -183,6 +210,7 @@ FAULTS = (
         cause="newer",
         page="Two attempts of the same work ran",
         advice="If the newer attempt ended without publishing",
+        seen=(failed(SCORE, "NS-AIRFLOW-007", NIGHT, consequence="Nothing runs them again"),),
         commands=(CLEAR,),
         values={"dag": SCORE},
         is_right=predictions_are_right,
@@ -195,6 +223,7 @@ FAULTS = (
         cause="nothing is published",
         page="A person marked or cleared it",
         advice="If the task ended as failed, clear it",
+        seen=(failed(SCORE, "NS-AIRFLOW-001", NIGHT, consequence="Nothing runs them again"),),
         commands=(CLEAR,),
         values={"dag": SCORE},
         is_right=predictions_are_right,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from tests.chaos.on_call.fault import Fault
+from tests.chaos.on_call.fault import Fault, Seen, failed
 from tests.chaos.on_call.faults_models import (
     CLEAR,
     PREDICTIONS,
     SCORE_AGAIN,
+    STORE_REFUSES,
     predictions_are_right,
 )
 from tests.chaos.on_call.history import HOLE, MODEL, NIGHT, SCORED
@@ -94,6 +96,46 @@ WAREHOUSE = {
     "values": {"dag": SCORE},
     "is_right": predictions_are_right,
 }
+STORE_AWAY = replace(STORE_REFUSES, command="nightshift up")
+NO_BUCKET = replace(STORE_REFUSES, code="NS-LAKE-019", command="nightshift migrate")
+
+
+def blind(code: str, command: str, subject: str = "warehouse") -> tuple[Seen]:
+    """Return what is told when the warehouse cannot hold an incident."""
+    unseen = "Whatever is broken besides stays unseen"
+    return (Seen(code, subject, (), command, unseen, "critical"),)
+
+
+def closed(schema: str) -> Seen:
+    """Return the incident about a relation that the warehouse user may not use."""
+    grant = f"grant all on all tables in schema {schema} to nightshift"
+    return Seen(
+        "NS-WAREHOUSE-005",
+        "warehouse",
+        command=f'nightshift psql --role admin -c "{grant}"',
+        consequence="The stages that need them fail",
+        severity="critical",
+    )
+
+
+def lost(dataset: str, command: str) -> Seen:
+    """Return the incident about rows that readers do not see any more."""
+    return Seen(
+        "NS-WRITE-007",
+        dataset,
+        (NIGHT,),
+        command,
+        "Readers see wrong totals now",
+        "critical",
+    )
+
+
+WRITABLE = (
+    'nightshift psql --role admin -c "set default_transaction_read_only = off"'
+    ' -c "alter role nightshift reset default_transaction_read_only"'
+    ' -c "alter database <database> reset default_transaction_read_only"'
+)
+UNLIMIT = 'nightshift psql --role admin -c "alter database <database> connection limit -1"'
 LIMIT = 'nightshift psql --role admin -c "alter database <database> connection limit'
 GRANT = 'nightshift psql --role admin -c "grant all on all tables'
 
@@ -110,6 +152,7 @@ FAULTS = (
         page="server down",
         advice="check `NIGHTSHIFT_S3_*`",
         cure=lambda world: world.restore("s3_endpoint_url", "s3_request_attempts"),
+        seen=(failed(INGEST, "NS-LAKE-001", HOLE), STORE_AWAY),
         **STORE,
     ),
     Fault(
@@ -120,6 +163,7 @@ FAULTS = (
         page="wrong key",
         advice="check `NIGHTSHIFT_S3_*`",
         cure=lambda world: world.restore("s3_secret_access_key"),
+        seen=(failed(INGEST, "NS-LAKE-001", HOLE), STORE_REFUSES),
         **STORE,
     ),
     Fault(
@@ -130,6 +174,7 @@ FAULTS = (
         page="it has no bucket of the configured name",
         advice="Correct the setting where the task runs",
         cure=lambda world: world.restore("s3_bucket"),
+        seen=(failed(INGEST, "NS-LAKE-019", HOLE), NO_BUCKET),
         **STORE,
     ),
     Fault(
@@ -140,6 +185,7 @@ FAULTS = (
         page="There is no connection to PostgreSQL",
         advice="check host, port and password",
         cure=lambda world: world.restore("warehouse_port"),
+        seen=blind("NS-WAREHOUSE-001", "nightshift up"),
         commands=(CLEAR,),
         **WAREHOUSE,
     ),
@@ -151,6 +197,7 @@ FAULTS = (
         page="wrong user, password or database",
         advice="Correct `NIGHTSHIFT_WAREHOUSE_USER`, `_PASSWORD`",
         cure=lambda world: world.restore("warehouse_password"),
+        seen=blind("NS-WAREHOUSE-008", "nightshift up"),
         commands=(CLEAR,),
         **WAREHOUSE,
     ),
@@ -161,6 +208,7 @@ FAULTS = (
         cause="no connection left",
         page="All connections of PostgreSQL",
         commands=(LIMIT, CLEAR),
+        seen=blind("NS-WAREHOUSE-007", UNLIMIT),
         **WAREHOUSE,
     ),
     Fault(
@@ -170,6 +218,16 @@ FAULTS = (
         cause="no connection left",
         page="All connections of PostgreSQL",
         commands=(LIMIT, CLEAR),
+        seen=(
+            failed(SCORE, "NS-WAREHOUSE-007", NIGHT),
+            Seen(
+                "NS-WAREHOUSE-007",
+                "warehouse",
+                command=UNLIMIT,
+                consequence="Tasks that begin now are refused",
+                severity="critical",
+            ),
+        ),
         **WAREHOUSE,
     ),
     Fault(
@@ -180,6 +238,7 @@ FAULTS = (
         page="a privilege was revoked",
         advice="Put in your own schema",
         edit=("schema raw", "schema predictions"),
+        seen=(failed(SCORE, "NS-WAREHOUSE-005", NIGHT), closed("predictions")),
         commands=(GRANT, "nightshift migrate", CLEAR),
         **WAREHOUSE,
     ),
@@ -191,6 +250,7 @@ FAULTS = (
         page="a privilege was revoked",
         advice="Put in your own schema",
         edit=("schema raw", "schema features"),
+        seen=(failed(SCORE, "NS-WAREHOUSE-005", NIGHT), closed("features")),
         commands=(GRANT, "nightshift migrate", CLEAR),
         **WAREHOUSE,
     ),
@@ -204,6 +264,7 @@ FAULTS = (
             'nightshift psql --role admin -c "set default_transaction_read_only = off"',
             CLEAR,
         ),
+        seen=blind("NS-WAREHOUSE-006", WRITABLE, "evaluation"),
         **WAREHOUSE,
     ),
     Fault(
@@ -214,6 +275,15 @@ FAULTS = (
         page="Somebody dropped it",
         commands=("nightshift migrate",),
         is_right=analysts_read_the_view,
+        seen=(
+            Seen(
+                "NS-WAREHOUSE-010",
+                MODEL,
+                command="nightshift migrate",
+                consequence="Queries of analysts fail",
+                severity="critical",
+            ),
+        ),
         stage=SCORED,
     ),
     Fault(
@@ -223,6 +293,10 @@ FAULTS = (
         cause="features/flight",
         page="rows were deleted",
         commands=("nightshift backfill <day>", CLEAR),
+        seen=(
+            lost("features/flight", f"nightshift backfill {NIGHT} {NIGHT}"),
+            failed(SCORE, "NS-WRITE-007", NIGHT),
+        ),
         **WAREHOUSE,
     ),
     Fault(
@@ -233,6 +307,7 @@ FAULTS = (
         page="rows were deleted",
         commands=(SCORE_AGAIN,),
         is_right=published_in_time,
+        seen=(lost(PREDICTIONS, f"nightshift score {MODEL} {NIGHT}"),),
         stage=SCORED,
     ),
 )

@@ -16,9 +16,11 @@ from examples.flights.upstream import deliver
 from tests.databases import create_database, run_as_admin
 
 from nightshift.cli.data.backfill import build_features, ingest_datasets
+from nightshift.cli.services.migrate import set_up
 from nightshift.contracts.model_spec import ModelSpec, load_spec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
+from nightshift.ingestion.load import ingest
 from nightshift.registry.model_versions import ModelVersion, register
 from nightshift.scoring.pipeline import score
 from nightshift.settings import PROJECT_ROOT, Settings
@@ -140,6 +142,38 @@ def open_history(session_settings: Settings, folder: Path) -> Iterator[History]:
         yield History(settings, databases, published_contents(at[SCORED]), version.digest)
     finally:
         for database in databases.values():
+            run_as_admin(settings, f"drop database if exists {database} with (force)")
+
+
+@contextmanager
+def open_bare_history(session_settings: Settings, folder: Path) -> Iterator[History]:
+    """Create one warehouse for all stages in which nothing is loaded; one day's files have landed.
+
+    It is there within seconds, for the faults that need no more.
+    """
+    copy_dags(folder / "dags")
+    name = f"bare_{uuid.uuid4().hex[:8]}"
+    loaded = f"{name}_loaded"
+    settings = with_settings(
+        session_settings,
+        s3_bucket=name.replace("_", "-"),
+        home=folder / "home",
+        dags_dir=folder / "dags",
+        mlflow_tracking_uri="",
+    )
+    settings.home.mkdir()
+    try:
+        bare = with_settings(settings, warehouse_database=name)
+        create_database(settings, name=name)
+        set_up(bare)
+        deliver(bare, PartitionRange.of(HOLE))
+        clone_database(settings, name, loaded)
+        undisturbed = with_settings(settings, warehouse_database=loaded)
+        ingest(undisturbed, "weather", PartitionRange.of(HOLE), RUN)
+        stages = dict.fromkeys((UNTRAINED, FEATURES, SCORED), name)
+        yield History(settings, stages, published_contents(undisturbed), "")
+    finally:
+        for database in (name, loaded):
             run_as_admin(settings, f"drop database if exists {database} with (force)")
 
 

@@ -1,8 +1,9 @@
-"""Forty-five faults as on-call meets them: the code names the cause, its page helps, its commands
+"""Fifty-four faults as on-call meets them: the code names the cause, its page helps, its commands
 bring the wanted state.
 
-They were injected by hand into the running product once; then the code was right in 23, the page
-helped in 23, and 15 of the 27 repairs that were tried worked as the page said.
+Forty-five of them were injected by hand into the running product once; then the code was right in
+23, the page helped in 23, and 15 of the 27 repairs that were tried worked as the page said. Nine
+more are faults of which nothing fails.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.chaos.on_call import faults_drops, faults_models, faults_runs, faults_servers
 from tests.chaos.on_call.fault import Fault, Verdict, judge
+from tests.chaos.on_call.faults import FAULTS
 from tests.chaos.on_call.history import History, open_history
 
 from nightshift.settings import PROJECT_ROOT
@@ -25,12 +26,7 @@ pytestmark = [
     pytest.mark.timeout(3 * 3600, func_only=True),
 ]
 
-FAULTS = {
-    fault.name: fault
-    for module in (faults_models, faults_servers, faults_drops, faults_runs)
-    for fault in module.FAULTS
-}
-N_FAULTS, LEAST = 45, 43
+N_FAULTS, LEAST = 54, 52
 
 
 class Verdicts:
@@ -60,7 +56,7 @@ def test_on_call_repairs_the_fault_by_its_code_and_its_page(verdicts: Verdicts, 
     assert verdicts.of(FAULTS[name]) == Verdict(True, True, True)
 
 
-def test_at_least_43_of_45_faults_have_the_right_code_a_helpful_page_and_a_repair_that_works(
+def test_nearly_all_faults_have_the_right_code_a_helpful_page_and_a_repair_that_works(
     verdicts: Verdicts, record_figure: Callable[[str, float], None]
 ) -> None:
     judged = [verdicts.of(fault) for fault in FAULTS.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import shlex
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 
 import psycopg
 from pydantic import SecretStr
-from tests.chaos.on_call.airflow_tasks import DagRun, open_run
+from tests.chaos.on_call.airflow_tasks import DagRun, ReportedAirflow, open_run
 from tests.chaos.on_call.history import (
     HOLE,
     MODEL,
@@ -48,6 +49,7 @@ class World:
         folder: For files of this fault.
         runs: The last run of each DAG and partition key.
         wakes_downstream: Whether the event of a run starts the next DAG.
+        at: The instant that the watch compares deadlines with; the present by default.
     """
 
     history: History
@@ -55,6 +57,10 @@ class World:
     folder: Path
     runs: dict[tuple[str, str | None], DagRun] = field(default_factory=dict)
     wakes_downstream: bool = False
+    at: dt.datetime | None = None
+
+    def __post_init__(self) -> None:
+        self.airflow = ReportedAirflow(self.runs)
 
     @classmethod
     @contextmanager
@@ -102,10 +108,11 @@ class World:
         return ObjectStore.open(self.history.settings)
 
     def take_own_bucket(self, *keys: str) -> None:
-        """Work in a new bucket that holds copies of some objects of the history."""
+        """Work in a new bucket that holds the models of the history, and copies of some objects."""
         self.change(s3_bucket=f"fault-{uuid.uuid4().hex[:12]}")
         self.store.ensure_bucket()
-        for key in keys:
+        models = self.admin("select unnest(array[model_key, metadata_key]) from ml.model_versions")
+        for key in (*(key for (key,) in models), *keys):
             self.store.put(key, self.backup.get(key))
 
     def overwrite(self, key: str, data: bytes | None) -> None:
@@ -169,11 +176,33 @@ class World:
                 self._clear(dag_id, options)
             case ["nightshift", "airflow", "backfill", "create", *options]:
                 self._backfill(options)
+            case ["nightshift", "airflow", "dags", "unpause", dag_id]:
+                self.airflow.paused.discard(dag_id)
+            case ["nightshift", "airflow", "pools", "set", name, slots, _]:
+                self.airflow.slots[name] = int(slots)
+            # The servers of the tests run on; what these start is what the cure has repaired.
+            case ["nightshift", "up"]:
+                self.airflow.silent_for.clear()
+            case ["nightshift", "doctor"] | ["timedatectl", "status"]:
+                pass
+            # It downloads the record to where on-call is.
+            case ["nightshift", "evidence", model]:
+                assert self.nightshift("evidence", model, "--into", str(self.folder))[0] == 0
+            case ["git", *_]:
+                subprocess.run(shlex.split(command), check=True, capture_output=True)
             case ["nightshift", *arguments]:
                 code, output = self.nightshift(*arguments)
                 assert code == 0, f"{command}: exit code {code}\n{output}"
             case _:
                 raise AssertionError(f"No command of a page: {command}")
+
+    def commit(self, folder: Path) -> None:
+        """Commit all that a folder holds, as the repository of the project does."""
+        if not (folder / ".git").exists():
+            subprocess.run(["git", "init", "-q", str(folder)], check=True, capture_output=True)
+        who = ["-c", "user.name=on call", "-c", "user.email=on-call@example.com"]
+        for arguments in (["add", "-A"], [*who, "commit", "-q", "-m", "change"]):
+            subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True)
 
     def _clear(self, dag_id: str, options: list[str]) -> None:
         run = self.runs[dag_id, _value(options, "--partition-key")]

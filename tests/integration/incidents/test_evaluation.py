@@ -248,6 +248,12 @@ class Airflow:
             raise ServiceError("Airflow does not answer.")
         return ["ingest.py: SyntaxError"]
 
+    def heartbeats(self):
+        return {}
+
+    def pools(self):
+        return []
+
     def paused_dags(self):
         return set()
 
@@ -301,3 +307,35 @@ def test_a_full_disk_is_that_of_one_host(world, conn, monkeypatch):
     assert look("b", 9 * services.GIB) == ["disk of a"]
     assert look("b", services.GIB) == ["disk of a", "disk of b"]
     assert look("a", 9 * services.GIB) == ["disk of b"]
+
+
+def test_an_evaluator_whose_clock_is_behind_evaluates_every_time(world, conn):
+    conn.execute("create schema fake")
+    conn.execute(
+        "create function fake.clock_timestamp() returns timestamptz volatile language sql as"
+        " $$ select pg_catalog.clock_timestamp() + interval '1 day' $$"
+    )
+    database = world.settings.warehouse_database
+    conn.execute(f"alter database {database} set search_path = fake, pg_catalog, public".encode())
+    world.facts = [FACT]
+    (number,) = world.evaluate().opened
+    # By its own clock every rule was evaluated tomorrow, and none would be due.
+    world.evaluate()
+    assert find_incident(conn, number).n_seen == 2
+    rules = [rule for rule in RULES if rule.kind == "wrong clock"]
+    evaluate(world.settings, rules=rules)
+    (clock,) = [each for each in open_incidents(conn) if each.kind == "wrong clock"]
+    assert clock.code == "NS-TIME-006"
+    assert "behind the warehouse's" in clock.what
+
+
+def test_a_role_that_reads_by_right_is_missed_when_it_is_gone(world, conn):
+    rules = [rule for rule in RULES if rule.kind == "reader rights"]
+    conn.execute("insert into ops.reader_roles (role) values ('auditors_of_this_test')")
+    evaluate(world.settings, rules=rules)
+    (incident,) = open_incidents(conn)
+    assert (incident.code, incident.subject) == ("NS-WAREHOUSE-005", "role auditors_of_this_test")
+    assert "does not exist" in incident.what
+    conn.execute("delete from ops.reader_roles")
+    evaluate(world.settings, rules=rules)
+    assert open_incidents(conn) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import sys
 import types
@@ -10,7 +11,8 @@ import pytest
 from tests.integration.notices.incident_rows import open_incident
 from tests.integration.notices.receivers import running_hook
 
-from nightshift.errors import StatementCancelledError
+from nightshift.errors import ReadOnlyWarehouseError, StatementCancelledError
+from nightshift.notices import round as notice_round
 from nightshift.notices.notice_settings import NoticeSettingsError
 from nightshift.notices.round import (
     FRESHNESS_CHECK,
@@ -67,7 +69,7 @@ def test_a_warehouse_that_is_away_is_told_once_and_its_end_too(told, hook):
         assert done.problem.startswith("NS-WAREHOUSE-001")
     assert events(hook) == ["opened"]
     assert hook.documents[0]["incidents"][0]["code"] == "NS-WAREHOUSE-001"
-    assert "do:       nightshift status" in hook.documents[0]["text"]
+    assert "do:       nightshift up" in hook.documents[0]["text"]
     assert told.warehouse_password.get_secret_value() not in str(hook.documents)
 
     for _ in range(2):
@@ -102,6 +104,35 @@ def test_what_was_found_before_is_told_while_the_evaluation_fails(told, conn, ho
     open_incident(conn)
     assert tell(told).problem == "NS-WAREHOUSE-004: too slow"
     assert events(hook) == ["opened"]
+
+
+def test_an_evaluation_that_goes_on_failing_is_told_and_one_that_failed_once_is_not(
+    told, hook, monkeypatch
+):
+    module = sys.modules["nightshift.incidents.evaluation"]
+    works = module.evaluate
+
+    def fail(*_args, **_more):
+        raise ReadOnlyWarehouseError("The warehouse is read-only.")
+
+    # Once: the next round is good, and nobody was woken.
+    monkeypatch.setattr(module, "evaluate", fail)
+    tell(told)
+    monkeypatch.setattr(module, "evaluate", works)
+    tell(told)
+    assert events(hook) == []
+
+    monkeypatch.setattr(module, "evaluate", fail)
+    tell(told)
+    monkeypatch.setattr(notice_round, "EVALUATION_PATIENCE", dt.timedelta())
+    for _ in range(2):
+        tell(told)
+    assert events(hook) == ["opened"]
+    (incident,) = hook.documents[0]["incidents"]
+    assert (incident["code"], incident["subject"]) == ("NS-WAREHOUSE-006", "evaluation")
+    monkeypatch.setattr(module, "evaluate", works)
+    tell(told)
+    assert events(hook) == ["opened", "closed"]
 
 
 def test_a_check_that_cannot_run_has_a_beginning_and_an_end_of_its_own(told, hook):
