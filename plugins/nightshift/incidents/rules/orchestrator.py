@@ -172,11 +172,16 @@ def _newest_outcomes(
         """,
         [[key[part] for key in keys] for part in range(4)],
     )
-    return {tuple(row[:4]): (row[4], row[5]) for row in rows}
+    outcomes: dict[tuple[str, str, str, int], tuple[str | None, bool]] = {}
+    for dag_id, run_id, task_id, map_index, outcome, is_final in rows:
+        outcomes[dag_id, run_id, task_id, map_index] = (outcome, is_final)
+    return outcomes
 
 
 def _was_waiting(context: EvaluationContext, task: dict[str, Any]) -> bool:
     """Return whether a run without a failed task waited for upstream until it ended.
+
+    Such a run has recorded at least one look at what upstream owes.
 
     Mostly a person has ended it (``nightshift end-run``); what upstream owes is another rule's.
     """
@@ -252,6 +257,8 @@ def _wrong_start(task: dict[str, Any], code: str) -> Fact:
 
 def _failed_task(task: dict[str, Any], outcome: str | None) -> FailedTask:
     """Return a task that Airflow calls failed, with the outcome of its newest try.
+
+    A try without an outcome died before its own code began, or in its middle.
 
     Args:
         task: As Airflow describes it.

@@ -93,6 +93,7 @@ def _lost_files(
 
 def broken_evidence(context: EvaluationContext) -> Findings:
     """Yield the models whose chain of evidence does not verify; long histories have their turn."""
+    # Only decisions with a record: a rollback has none of its own.
     store = quick_store(context)
     counts: dict[str, int] = dict(context.conn.execute(_RECORDS).fetchall())
     chosen = _models_of_this_turn(context, counts)
@@ -130,6 +131,7 @@ def _models_of_this_turn(context: EvaluationContext, counts: dict[str, int]) -> 
 
 
 def _broken_chain(context: EvaluationContext, model: str, error: NightshiftError) -> Fact:
+    """Return the fact about a chain that breaks; the page of the code says to change nothing."""
     return Fact(
         code=EvidenceError.code,
         severity="warning",
@@ -151,6 +153,7 @@ def removed_specs(context: EvaluationContext) -> Iterator[Fact]:
 
     Its DAGs and all other rules have gone with the file. A model that ends has its views dropped.
     """
+    # A file that is there and wrong is another rule's; its last good spec is known.
     known = {*context.specs, *context.spec_files.broken}
     rows = context.conn.execute(_REMOVED, {"known": list(known), "horizon": HORIZON})
     for model, owner, newest, published_at in rows:
