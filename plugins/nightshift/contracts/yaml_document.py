@@ -33,7 +33,7 @@ MAXIMUM_NODES = 200_000
 # A block nests by one column at least, so a deep one begins far to the right.
 _DEEP_BLOCK = re.compile(rf"^[ \t?-]{{{2 * MAXIMUM_DEPTH},}}", re.MULTILINE)
 _BRACKETS = re.compile(r"[\[\]{}]")
-# Neither PostgreSQL stores NUL or half a character, nor does a log show the others.
+# PostgreSQL stores neither NUL nor half a surrogate pair, and a log shows no control character.
 _UNSTORABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _MAXIMUM_INTEGER = 2**63 - 1
 _TAG = "tag:yaml.org,2002:"

@@ -67,7 +67,7 @@ def open_call(settings: Settings, dataset: str, run: RunContext) -> Iterator[Ing
 def _refuse_other_table(conn: Connection, contract: DatasetContract) -> None:
     """Refuse a table without the contract's columns.
 
-    The content hash covers the columns that are there: without one of them, what was published
+    The content hash covers the columns that are there: without a column, what was published
     cannot be compared, and a rerun would call it complete.
     """
     existing = table_columns(conn, "raw", contract.name)

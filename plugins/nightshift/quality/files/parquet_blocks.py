@@ -105,11 +105,11 @@ def parquet_blocks(
                 first + part.num_rows,
                 dtype=np.int64,
             )
-            texts = _as_texts(part, columns)
-            remaining -= texts.nbytes
+            strings_of_part = _as_texts(part, columns)
+            remaining -= strings_of_part.nbytes
             if remaining < 0:
                 raise over_limit
-            yield Block(texts, numbers)
+            yield Block(strings_of_part, numbers)
             first += part.num_rows
 
 
