@@ -105,7 +105,7 @@ def parquet_blocks(
                 first + part.num_rows,
                 dtype=np.int64,
             )
-            strings_of_part = _as_texts(part, columns)
+            strings_of_part = _as_strings(part, columns)
             remaining -= strings_of_part.nbytes
             if remaining < 0:
                 raise over_limit
@@ -218,7 +218,7 @@ def _widths(column: pa.Array, max_bytes: int) -> npt.NDArray[np.int64] | int:
     return np.asarray(row_lengths.fill_null(0)).astype(np.int64)
 
 
-def _as_texts(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Table:
+def _as_strings(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Table:
     """Return the columns as a CSV file would have them; an empty text is missing."""
     import pyarrow as pa
     from pyarrow import compute as pc

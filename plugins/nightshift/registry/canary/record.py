@@ -7,11 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nightshift.registry.promotion import Decision
-
 if TYPE_CHECKING:
     from nightshift.contracts.partitions import Partition
     from nightshift.contracts.run import RunContext
+    from nightshift.registry.promotion import Decision
     from nightshift.warehouse.connection import Connection
 
 CANARY = "canary"
@@ -127,6 +126,9 @@ def append_decision(
     run: RunContext,
 ) -> Decision:
     """Append a decision about a canary to the record, for the partitions after this one."""
+    # Scoring reads the record too, and must not load what decides.
+    from nightshift.registry.promotion import Decision
+
     # The partition that decides is scored already.
     effective = partition.shift(1).day
     row = conn.execute(
