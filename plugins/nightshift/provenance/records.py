@@ -72,12 +72,9 @@ def read_causes(conn: Connection, spec: ModelSpec, prediction: Prediction) -> di
     query = sql.SQL(
         "select causes from {} where partition_date = %s and load_id = %s and {} = %s"
     ).format(sql.Identifier("predictions", spec.name), sql.Identifier(spec.entity.key))
-    key = [prediction.day, prediction.load_id, prediction.key]
-    record = first_record(conn, query, key)
-    if record is None or record["causes"] is None:
-        return {}
-    causes: dict[str, float] = record["causes"]
-    return causes
+    # Not as a record: that has its values as text, and these are numbers by name.
+    row = conn.execute(query, [prediction.day, prediction.load_id, prediction.key]).fetchone()
+    return dict(row[0]) if row and row[0] else {}
 
 
 def read_model(conn: Connection, spec: ModelSpec, prediction: Prediction) -> Facts | None:
