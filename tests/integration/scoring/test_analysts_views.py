@@ -134,8 +134,9 @@ def test_columns_are_in_the_order_of_a_person_and_ids_come_last(scored):
         where table_name = 'parcel_late_current' order by ordinal_position
     """
     columns = [name for (name,) in scored.conn.execute(query)]
-    assert columns[:7] == [
-        "parcel_id", "predicted_day", "depot", "probability", "is_positive", "decile", "reason_1",
+    assert columns[:9] == [
+        "parcel_id", "predicted_day", "depot", "probability", "probability_low",
+        "probability_high", "is_positive", "decile", "reason_1",
     ]  # fmt: skip
     assert columns[-2:] == ["load_id", "run_id"]
 
@@ -515,7 +516,7 @@ def test_an_attribute_goes_only_with_a_new_version_of_the_contract(scored):
         conn, "select * from ops.view_contracts where relation_name = 'parcel_late_current_v2'"
     )
     assert (contract["version"], contract["deprecated_by"]) == (
-        "2.0.0",
+        "2.1.0",
         "analytics.parcel_late_current",
     )
 
