@@ -228,9 +228,8 @@ def _copy_small_dags(folder: Path) -> None:
     _replace(folder / "hook", _QUICK_RETRY)
     for path in folder.glob("*.py"):
         head, imports, rest = path.read_text().partition("from nightshift.orchestration import ")
-        path.write_text(
-            f'{head}exec((Path(__file__).parent / "hook").read_text())\n{imports}{rest}'
-        )
+        hook = 'exec((__import__("pathlib").Path(__file__).parent / "hook").read_text())'
+        path.write_text(f"{head}{hook}\n{imports}{rest}")
 
 
 def _replace(path: Path, text: str) -> None:
