@@ -23,7 +23,6 @@ MIN_RIGHT, MAX_SECONDS = 0.975, 60.0
 """39 of 40 faults; a look of the watch and its notices, which begins each minute."""
 WITHOUT_HISTORY = (
     "a manifest is broken",
-    "the port of the warehouse is closed",
     "scheduler and API server are killed",
     "a run has no key",
     "the scheduler dies while its API answers",
