@@ -45,8 +45,11 @@ create function fake.now() returns timestamptz stable language sql
 DATED = (
     "update ops.published set published_at = %(at)s where published_at > %(end)s",
     "update ops.loads set published_at = %(at)s where published_at > %(end)s",
-    "update ops.loads set started_at = %(at)s, published_at = coalesce(published_at, %(at)s),"
-    " actor = 'airflow' where started_at > %(end)s",
+    """
+    update ops.loads
+    set started_at = %(at)s, published_at = coalesce(published_at, %(at)s), actor = 'airflow'
+    where started_at > %(end)s
+    """,
 )
 
 

@@ -143,6 +143,25 @@ def test_a_failed_try_is_not_on_the_critical_path(client, last):
     assert {row["step"] for row in document["steps"]} >= {"ingest.load_shops"}
 
 
+def test_what_was_run_again_after_publication_is_not_on_the_critical_path(changed_year, last):
+    with connect(changed_year, "test") as conn:
+        conn.execute(
+            "insert into ops.task_tries (dag_id, dag_run_id, task_id, map_index, attempt,"
+            " partition_date, started_at, ended_at, outcome) select dag_id, dag_run_id, task_id,"
+            " map_index, 2, partition_date, ended_at + interval '1 hour',"
+            " ended_at + interval '2 hours', outcome from ops.task_tries"
+            " where dag_id = 'score__model_01' and task_id = 'score_shard'"
+            " and partition_date = %s",
+            [last],
+        )
+    with open_page(changed_year) as client:
+        document = client.get(f"/partitions/{last}?model=model_01&format=json").json()
+    assert [row["step"] for row in document["path"]][-2:] == [
+        "score__model_01.score_shard",
+        "score__model_01.publish",
+    ]
+
+
 def test_an_unusual_volume_stands_out(client, last):
     first = last - dt.timedelta(days=209)
     document = client.get("/data/raw/weather?format=json").json()
