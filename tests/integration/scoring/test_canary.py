@@ -150,6 +150,7 @@ def own_keys(rows: dict[str, tuple]) -> set[str]:
     return {key for key, is_in in zip(keys, inside, strict=True) if is_in}
 
 
+@pytest.mark.mlts("infra-6")
 def test_challenger_is_given_its_share_and_returned_when_its_rows_lose(world: World) -> None:
     nights = [FIRST.shift(n) for n in range(7)]
     assert world.live(FIRST) == []
