@@ -128,10 +128,7 @@ def monitor_partition(context: MonitoringContext, *, wants_report: bool) -> Verd
 
     # Deciding and opening the request share the model's lock: two partitions that are monitored at
     # the same time must not both find the cooldown free.
-    with retrain_request_lock(
-        context.conn,
-        context.spec.name,
-    ):
+    with retrain_request_lock(context.conn, context.spec.name):
         history = context.retrain_history()
         decision = decide_retrain(
             context,
@@ -147,10 +144,7 @@ def monitor_partition(context: MonitoringContext, *, wants_report: bool) -> Verd
             _open_request(context, verdict)
     # A crash from here on loses nothing: the request is committed, and a rerun finds it.
     if verdict.has_triggered:
-        hit(
-            Failpoint.DECISION_AFTER,
-            lambda: lose(context.conn),
-        )
+        hit(Failpoint.DECISION_AFTER, lambda: lose(context.conn))
 
     wants_report = wants_report or verdict.has_triggered
     verdict = with_report(

@@ -172,8 +172,7 @@ def read_outcomes(
         One row per labelled entity, sorted by its key: ``score``, ``probability``,
             ``is_positive``, ``decile``, ``model_version``, ``score_source``, ``label``, the columns
             of the slices and of the rule from the scored feature rows, and those of the interval;
-            None without
-            predictions or labels.
+            None without predictions or labels.
     """
     from psycopg import sql
 

@@ -181,9 +181,8 @@ def _newest_outcomes(
 def _was_waiting(context: EvaluationContext, task: dict[str, Any]) -> bool:
     """Return whether a run without a failed task waited for upstream until it ended.
 
-    Such a run has recorded at least one look at what upstream owes.
-
-    Mostly a person has ended it (``nightshift end-run``); what upstream owes is another rule's.
+    It has recorded a try that waited. Mostly a person has ended it (``nightshift end-run``); what
+    upstream owes is the incident of another rule.
     """
     if task["task_id"]:
         return False

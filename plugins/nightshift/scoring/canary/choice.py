@@ -70,12 +70,7 @@ def _published_canaries(
 ) -> Mapping[dt.date, CanaryNight]:
     if not days:
         return {}
-    return canary_nights(
-        chooser.conn,
-        chooser.spec.name,
-        min(days),
-        max(days),
-    )
+    return canary_nights(chooser.conn, chooser.spec.name, min(days), max(days))
 
 
 def _recorded_canaries(
@@ -86,11 +81,7 @@ def _recorded_canaries(
     for choice in choices:
         if choice.source != "champion":
             continue
-        canary = canary_for(
-            chooser.conn,
-            chooser.spec.name,
-            Partition(choice.day),
-        )
+        canary = canary_for(chooser.conn, chooser.spec.name, Partition(choice.day))
         # Its evidence is about another champion: it ends with the next decision.
         if canary and canary.champion_version == choice.version:
             canaries[choice.day] = canary

@@ -47,6 +47,8 @@ def open_canary(
 ) -> CanaryRows | None:
     """Load the canary of some days; None if they have none.
 
+    Loading and scoring share one limit, so a shard is held up by it once at most.
+
     Raises:
         ChampionBrokenError: It cannot be loaded, or takes too long.
     """
@@ -57,25 +59,11 @@ def open_canary(
     def load() -> Scorer:
         # Of its own: the shard goes on with its connection when this one is given up.
         with connect(settings, run.application_name) as conn:
-            model = load_version(
-                settings,
-                conn,
-                spec,
-                canary.version,
-            )
+            model = load_version(settings, conn, spec, canary.version)
         return load_scorer(spec, model)
 
-    clock = _Clock(
-        canary.version,
-        spec.promotion.canary.maximum_seconds,
-    )
-    return CanaryRows(
-        spec,
-        canary.share,
-        _steps(days),
-        clock.run(load),
-        clock,
-    )
+    clock = _Clock(canary.version, spec.promotion.canary.maximum_seconds)
+    return CanaryRows(spec, canary.share, _steps(days), clock.run(load), clock)
 
 
 @dataclass
@@ -131,7 +119,10 @@ class CanaryRows:
     clock: _Clock
 
     def names_beside(self, champion: TrainedModel) -> list[str]:
-        """Return the features that it reads and the champion does not."""
+        """Return the features that it reads and the champion does not.
+
+        One query reads the rows for both.
+        """
         return [name for name in self.scorer.feature_names if name not in champion.signature.names]
 
     def split(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
@@ -139,11 +130,7 @@ class CanaryRows:
         import pyarrow as pa
 
         keys = rows.column(self.spec.entity.key).to_pylist()
-        is_own = in_canary(
-            self.spec.name,
-            self.share,
-            keys,
-        )
+        is_own = in_canary(self.spec.name, self.share, keys)
         return rows.filter(pa.array(~is_own)), rows.filter(pa.array(is_own))
 
     def score(self, rows: pa.RecordBatch) -> pa.Table:
@@ -157,7 +144,13 @@ class CanaryRows:
 
 
 def _steps(days: Sequence[DayPlan]) -> list[DayPlan]:
-    """Return the plans of the canary's own rows."""
+    """Return the plans of the canary's own rows.
+
+    They differ from the champion's in everything that a row says of its maker.
+
+    Args:
+        days: Plans of days with the same canary.
+    """
     steps = []
     for day in days:
         if canary := day.scored_canary:

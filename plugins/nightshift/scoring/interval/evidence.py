@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import Partition
 from nightshift.models.unseen_nights import NightErrors, errors_of, has_intervals, unseen_nights
-from nightshift.scoring.interval.estimate import (
-    NO_INTERVAL,
-    IntervalEstimate,
-    estimate_interval,
-)
+from nightshift.scoring.interval.estimate import NO_INTERVAL, IntervalEstimate, estimate_interval
 from nightshift.scoring.level.night_level import (
     estimate_level,
     level_nights,
@@ -53,12 +49,7 @@ def interval_nights(
     n_nights = declared.mature_nights
     if not switched_off(spec):
         n_nights += spec.training.recipe.level.mature_nights
-    return newest_nights(
-        spec,
-        partition,
-        fit_end,
-        n_nights,
-    )
+    return newest_nights(spec, partition, fit_end, n_nights)
 
 
 def find_interval(
@@ -75,24 +66,12 @@ def find_interval(
     if not wants_interval(spec):
         return NO_INTERVAL
     unseen = unseen_nights(model)
-    history = [
-        *unseen,
-        *_with_levels(
-            spec,
-            model,
-            fit_end,
-            mature,
-        ),
-    ]
+    history = [*unseen, *_with_levels(spec, model, fit_end, mature)]
 
     def last_known(day: dt.date) -> dt.date:
         return mature_window(spec, Partition(day)).last.day
 
-    estimate = estimate_interval(
-        spec,
-        history,
-        last_known,
-    )
+    estimate = estimate_interval(spec, history, last_known)
     if estimate.interval is None:
         return estimate
     evidence = sha256()
@@ -111,26 +90,15 @@ def find_interval(
 def _with_levels(
     spec: ModelSpec, model: TrainedModel, fit_end: dt.date, mature: Sequence[MatureNight]
 ) -> list[NightErrors]:
-    """Return how wrong the version was on each night, with the level that the night had."""
+    """Return how wrong the version was on each night, with the level that the night had.
+
+    Its raw scores are read once; the level of a night is added as if it had been scored then.
+    """
     history = []
     for entry in mature:
-        predicted = model.from_raw(
-            entry.raw,
-            level_of(
-                spec,
-                model,
-                fit_end,
-                entry.day,
-                mature,
-            ),
-        )
-        history.append(
-            errors_of(
-                entry.day,
-                entry.label,
-                predicted,
-            )
-        )
+        level = level_of(spec, model, fit_end, entry.day, mature)
+        predicted = model.from_raw(entry.raw, level)
+        history.append(errors_of(entry.day, entry.label, predicted))
     return history
 
 
@@ -141,21 +109,19 @@ def level_of(
     day: dt.date,
     mature: Sequence[MatureNight],
 ) -> float:
-    """Return the level with which a night was scored, by those of the nights that it knew."""
-    window = (
-        None
-        if switched_off(spec)
-        else level_nights(
-            spec,
-            Partition(day),
-            fit_end,
-        )
-    )
+    """Return the level with which a night was scored, by those of the nights that it knew.
+
+    Args:
+        spec: The model.
+        model: The version.
+        fit_end: As for ``level_nights``.
+        day: The night.
+        mature: Nights that may be among them.
+    """
+    if switched_off(spec):
+        return 0.0
+    window = level_nights(spec, Partition(day), fit_end)
     if window is None:
         return 0.0
     known = [entry for entry in mature if window.first.day <= entry.day <= window.last.day]
-    return estimate_level(
-        spec,
-        model,
-        known,
-    ).shift
+    return estimate_level(spec, model, known).shift

@@ -32,6 +32,8 @@ BAND_METRICS = ("band_coverage", "band_width")
 def measure_answers(spec: ModelSpec, label: Vector, answers: Matrix) -> dict[str, float]:
     """Return the metrics of rows that have an interval or a band; empty if none has.
 
+    Their names are ``INTERVAL_METRICS`` or ``BAND_METRICS``.
+
     Args:
         spec: Task and level.
         label: Shape (n,).
@@ -48,15 +50,13 @@ def measure_answers(spec: ModelSpec, label: Vector, answers: Matrix) -> dict[str
     if spec.task is Task.BINARY:
         # The band is a promise about the night: single rows are 0 or 1.
         is_within = low.mean() <= outcome.mean() <= high.mean()
-        values = (float(is_within), float((high - low).mean()))
-        return dict(
-            zip(
-                BAND_METRICS,
-                values,
-                strict=True,
-            )
-        )
+        width = (high - low).mean()
+        values = (float(is_within), float(width))
+        return dict(zip(BAND_METRICS, values, strict=True))
+    # The level is that of the spec of today: a night that was scored with another one is measured
+    # by the quantiles that are asked for now.
     below = (1 - declared.level) / 2
+    # In the order of ``INTERVAL_METRICS``.
     values_of_rows = (
         (low <= outcome) & (outcome <= high),
         high - low,
@@ -66,17 +66,13 @@ def measure_answers(spec: ModelSpec, label: Vector, answers: Matrix) -> dict[str
         (outcome < median) - 0.5,
     )
     means = [float(values.mean()) for values in values_of_rows]
-    return dict(
-        zip(
-            INTERVAL_METRICS,
-            means,
-            strict=True,
-        )
-    )
+    return dict(zip(INTERVAL_METRICS, means, strict=True))
 
 
 def pinball(error: Vector, share: float) -> Vector:
-    """Return the loss of a quantile for each row; smallest for the true one.
+    """Return the loss of a quantile for each row, shape (n,).
+
+    Its mean is smallest for the true quantile.
 
     Args:
         error: Outcome minus quantile, shape (n,).

@@ -76,6 +76,12 @@ class NightInterval(Frozen):
         return np.column_stack([np.full(probability.size, np.nan), *ends])
 
     def _moved(self, value: Vector, offsets: Sequence[float]) -> Vector:
+        """Return values with the offset of each, shape (n,).
+
+        Args:
+            value: Predicted values, shape (n,).
+            offsets: At each of ``self.value``.
+        """
         import numpy as np
 
         # Beyond the outer values the nearest offset holds.

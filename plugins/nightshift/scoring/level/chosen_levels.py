@@ -28,15 +28,14 @@ def with_levels_and_canaries(
 def with_levels(
     chooser: VersionChooser, choices: Iterable[VersionChoice], run: RunContext
 ) -> list[VersionChoice]:
-    """Return the choices with the level of each; those without a model have none."""
+    """Return the choices with the level of each; those without a model have none.
+
+    Nothing is raised for a level that cannot be estimated: it is 0, with a reason.
+    """
     spec = chooser.spec
     # One for all partitions: they share the nights that a version has scored.
     finder = LevelFinder(
-        chooser.settings,
-        chooser.conn,
-        spec,
-        spec.predictions_dataset,
-        run.application_name,
+        chooser.settings, chooser.conn, spec, spec.predictions_dataset, run.application_name
     )
     leveled = []
     for choice in choices:

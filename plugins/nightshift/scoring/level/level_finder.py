@@ -86,41 +86,18 @@ class LevelFinder:
         Raises:
             WarehouseError: The records cannot be read; nothing could be published then either.
         """
-        subject = LevelSubject(
-            self.dataset,
-            features,
-            version.digest,
-            self.spec.digest,
-        )
+        subject = LevelSubject(self.dataset, features, version.digest, self.spec.digest)
         number = version.version
         if switched_off(self.spec) and not self.wants_interval:
-            return LevelRecord(
-                subject,
-                number,
-                NO_LEVEL,
-            )
+            return LevelRecord(subject, number, NO_LEVEL)
         if not has_records(self.conn):
             reason = "ops.score_levels does not exist: run `nightshift migrate`"
-            return LevelRecord(
-                subject,
-                number,
-                without_level(reason),
-            )
+            return LevelRecord(subject, number, without_level(reason))
         if published := published_answers(self.conn, subject):
-            return LevelRecord(
-                subject,
-                number,
-                *published,
-            )
+            return LevelRecord(subject, number, *published)
         started = time.monotonic()
         partition = Partition(features.partition_date)
-        search = _NightSearch(
-            self,
-            version,
-            model,
-            features,
-            partition,
-        )
+        search = _NightSearch(self, version, model, features, partition)
         level, mature = search.level()
         interval = search.interval(mature)
         seconds = time.monotonic() - started
@@ -135,18 +112,8 @@ class LevelFinder:
             f" ({level.reason})" if level.reason else "",
         )
         if interval.reason:
-            logger.info(
-                "No interval on %s: %s",
-                features.partition_date,
-                interval.reason,
-            )
-        return LevelRecord(
-            subject,
-            number,
-            level,
-            interval,
-            seconds,
-        )
+            logger.info("No interval on %s: %s", features.partition_date, interval.reason)
+        return LevelRecord(subject, number, level, interval, seconds)
 
     @property
     def wants_interval(self) -> bool:
@@ -156,16 +123,14 @@ class LevelFinder:
     @cached_property
     def reader(self) -> NightReader:
         """Return the reader that the partitions of a run share."""
-        return NightReader(
-            self.settings,
-            self.spec,
-            self.application_name,
-        )
+        return NightReader(self.settings, self.spec, self.application_name)
 
 
 @dataclass(frozen=True)
 class _NightSearch:
     """The search for level and interval of one partition.
+
+    ``level`` comes first: ``interval`` goes on with what it has read.
 
     Attributes:
         finder: What the partitions of a run share.
@@ -182,15 +147,14 @@ class _NightSearch:
     partition: Partition
 
     def level(self) -> tuple[NightLevel, list[MatureNight]]:
-        """Return the level, and the nights that were read for it."""
+        """Return the level, and the nights that were read for it.
+
+        The interval reads the nights before them, so no outcome is read twice.
+        """
         finder, spec = self.finder, self.finder.spec
         if switched_off(spec):
             return NO_LEVEL, []
-        window = level_nights(
-            spec,
-            self.partition,
-            self.version.fit_end,
-        )
+        window = level_nights(spec, self.partition, self.version.fit_end)
         if window is None:
             fit_end = self.version.fit_end
             reason = f"no night after {fit_end}, the end of the fit, is mature"
@@ -200,17 +164,17 @@ class _NightSearch:
         mature: list[MatureNight] = []
         try:
             mature = self._read(window)
-            return estimate_level(
-                spec,
-                self.model,
-                mature,
-            ), mature
+            return estimate_level(spec, self.model, mature), mature
         # Whatever fails, the partition is scored by the version as it was trained.
         except Exception as error:  # noqa: BLE001
             return without_level(self._failure(error, "level")), mature
 
     def interval(self, mature: list[MatureNight]) -> IntervalEstimate:
-        """Return the interval, from the nights of the level and those before them."""
+        """Return the interval, from the nights of the level and those before them.
+
+        Args:
+            mature: What ``level`` has read.
+        """
         finder, spec = self.finder, self.finder.spec
         if not finder.wants_interval:
             return NO_INTERVAL
@@ -219,58 +183,40 @@ class _NightSearch:
         if finder.gave_up:
             return without_interval(finder.gave_up)
         fit_end = self.version.fit_end
-        window = interval_nights(
-            spec,
-            self.partition,
-            fit_end,
-        )
+        window = interval_nights(spec, self.partition, fit_end)
         try:
             # Outcomes of the nights of the level are known already.
             if window is not None and mature:
                 end = Partition(mature[0].day).shift(-1)
                 window = PartitionRange(window.first, end) if window.first <= end else None
             earlier = self._read(window) if window is not None else []
-            return find_interval(
-                spec,
-                self.model,
-                fit_end,
-                [*earlier, *mature],
-            )
+            return find_interval(spec, self.model, fit_end, [*earlier, *mature])
         except Exception as error:  # noqa: BLE001
             return without_interval(self._failure(error, "interval"))
 
     def _read(self, window: PartitionRange) -> list[MatureNight]:
+        """Return the mature nights of a window, as the version would have scored them.
+
+        Raises:
+            SlowLevelError: The time for it is over.
+            WarehouseError: The warehouse cannot be reached.
+        """
         finder, number = self.finder, self.version.version
         if number not in finder.scorers:
-            finder.scorers[number] = Scorer(
-                self.model,
-                0,
-                finder.spec.scoring.engine,
-            )
+            finder.scorers[number] = Scorer(self.model, 0, finder.spec.scoring.engine)
         # A later partition of a range reads the nights of the interval again.
-        oldest = (
-            interval_nights(
-                finder.spec,
-                self.partition,
-                self.version.fit_end,
-            )
-            or window
-        )
+        oldest = interval_nights(finder.spec, self.partition, self.version.fit_end) or window
         kept_from = min(oldest.first.day, window.first.day)
-        return finder.reader.read(
-            finder.scorers[number],
-            number,
-            window,
-            self.features,
-            kept_from,
-        )
+        return finder.reader.read(finder.scorers[number], number, window, self.features, kept_from)
 
     def _failure(self, error: Exception, what: str) -> str:
-        logger.warning(
-            "The %s is left alone:\n%s",
-            what,
-            stack_of(error),
-        )
+        """Log what went wrong, and return the reason that is recorded.
+
+        Args:
+            error: What was raised.
+            what: ``level`` or ``interval``.
+        """
+        logger.warning("The %s is left alone:\n%s", what, stack_of(error))
         reason = f"not estimated ({cause_of(error)})"
         # A range of partitions must not wait for the same trouble once for each of them.
         if isinstance(error, (SlowLevelError, WarehouseError)):

@@ -114,7 +114,10 @@ def level_nights(spec: ModelSpec, partition: Partition, fit_end: dt.date) -> Par
 def newest_nights(
     spec: ModelSpec, partition: Partition, fit_end: dt.date, n_nights: int
 ) -> PartitionRange | None:
-    """Return the newest mature nights after a fit, so many at most; None if there are none."""
+    """Return the newest mature nights after a fit, so many at most; None if there are none.
+
+    The level and the interval take them from here, each with its own number.
+    """
     last = mature_window(spec, partition).last
     first = last.shift(1 - n_nights)
     if first.day <= fit_end:
