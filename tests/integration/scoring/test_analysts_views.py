@@ -153,7 +153,8 @@ def test_effects_add_up_to_the_prediction_and_are_said_in_words(scored):
     # An event at 00:01 UTC is still the evening before in New York.
     assert {row["predicted_day"] - row["partition_date"] for row in rated} == {dt.timedelta(0)}
 
-    row = next(row for row in rated if row["parcel_id"] == PARCEL)
+    of_parcel = [row for row in rated if row["parcel_id"] == PARCEL]
+    row = min(of_parcel, key=lambda row: row["load_id"])
     reasons = {reason["feature"]: reason for reason in row["reasons"]}
     words = {row[f"reason_{n}"].split(" ")[0]: row[f"reason_{n}"] for n in (1, 2, 3)}
     assert row["depot"] == reasons["depot"]["value"] == "north"
