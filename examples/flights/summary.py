@@ -43,7 +43,7 @@ select string_agg(distinct coalesce('v' || model_version, score_source), ', ')
 from analytics.{view} where partition_date = %s
 """
 _PERFORMANCE = """
-select metric, value, baseline_value, n_labels from monitoring.performance_published
+select metric, value, baseline_value, n_labels, low, high from monitoring.performance_published
 where model = %s and partition_date = %s and slice_name = 'all' and metric = %s
 """
 _VERDICT = """
@@ -128,7 +128,10 @@ def _quality(conn: Connection, spec: ModelSpec, day: dt.date) -> tuple[str, ...]
 
     quality = "labels not mature yet"
     if performance is not None:
-        quality = "{} {:.3f}, rule {:.3f} ({} flights)".format(*performance)
+        name, value, of_rule, n_labels, low, high = performance
+        # One night has few rows: without its interval a model and the rule seem further apart.
+        interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
+        quality = f"{name} {value:.3f}{interval}, rule {of_rule:.3f}, {n_labels} flights"
     drift, loss, has_triggered = verdict or ("-", "-", False)
     scored_by = (source and source[0]) or "-"
     return (scored_by, quality, drift, loss, "triggered" if has_triggered else "-")
