@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.datasets import DatasetContract, load_contract
 from nightshift.contracts.run import RunContext
 from nightshift.errors import TableShapeError
+from nightshift.heap import bound_heap, release_unused
 from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import Settings
 from nightshift.warehouse.connection import connect
@@ -59,6 +60,7 @@ def open_call(settings: Settings, dataset: str, run: RunContext) -> Iterator[Ing
         TableShapeError: The raw table is not that of the contract.
         RowsAlteredError: A trigger or rule that is not ours could change what is stored.
     """
+    bound_heap()
     contract = load_contract(settings.datasets_dir, dataset)
     store = ObjectStore.open(settings)
     with connect(settings, run.application_name) as conn:
@@ -66,7 +68,10 @@ def open_call(settings: Settings, dataset: str, run: RunContext) -> Iterator[Ing
         call = IngestCall(settings, store, conn, contract, run)
         # Before anything is recorded: a refusal of a file may be left out as well as a row.
         refuse_alterations(conn, [call.target])
-        yield call
+        try:
+            yield call
+        finally:
+            release_unused()
 
 
 def _refuse_other_table(conn: Connection, contract: DatasetContract) -> None:

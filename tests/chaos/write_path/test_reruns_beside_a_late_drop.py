@@ -117,8 +117,9 @@ class Race:
 def race(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Race:
     """Return a race whose threads pause at every failpoint of the library."""
     one = Race(getattr(request, "param", 1))
+    actual = failpoints.hit
     for name, module in list(sys.modules.items()):
-        if name.startswith("nightshift.") and getattr(module, "hit", None) is failpoints.hit:
+        if name.startswith("nightshift.") and getattr(module, "hit", None) is actual:
             monkeypatch.setattr(module, "hit", one.pause)
     return one
 

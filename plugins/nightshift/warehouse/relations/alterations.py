@@ -45,7 +45,8 @@ def refuse_alterations(conn: Connection, targets: Sequence[Target]) -> None:
 
 
 # Bits of `tgtype`: 1 for each row, 2 before it, 4 insert, 16 update. Records change by update too;
-# our own triggers there, with functions in schema ops, only refuse. Rules that turn an insert into something else have type 3.
+# our own triggers there, with functions in schema ops, only refuse. Rules have type 2 for an update
+# and 3 for an insert.
 _ALTERATIONS = """
 with recursive target (oid) as (
     select to_regclass(format('%%I.%%I', s, t))::oid from unnest(%s::text[], %s::text[]) n (s, t)
