@@ -83,7 +83,10 @@ def refusal_of_values(drop: DropManifest, error: Exception) -> ContractError | N
     got = f"a value that the warehouse cannot store (SQLSTATE {state})"
     if name := _constraint_of(error):
         got = f"a row that the constraint {name} refuses (SQLSTATE {state})"
-    return _refusal(drop, got)
+    return _refusal(
+        drop,
+        got,
+    )
 
 
 def _refusal(drop: DropManifest, got: str) -> ReaderFailedError:
@@ -116,8 +119,12 @@ def _constraint_of(error: BaseException) -> str | None:
     """Return the constraint that a row breaks; no value of the row is in its name."""
     for cause in causes_of(error):
         diagnosis = getattr(cause, "diag", None)
-        if diagnosis is not None and diagnosis.constraint_name:
-            return f"{diagnosis.table_name}.{diagnosis.constraint_name}"
+        if diagnosis is None:
+            continue
+        # Of an index too: PostgreSQL reports its name here.
+        constraint = diagnosis.constraint_name
+        if constraint:
+            return f"{diagnosis.table_name}.{constraint}"
     return None
 
 

@@ -74,9 +74,18 @@ def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
                     notes=rows.head.notes,
                 )
                 record_drop(call, write, record)
-            counts = {"n_refused": rows.n_refused, "n_duplicated": rows.n_duplicated}
+            counts = {
+                "n_refused": rows.n_refused,
+                "n_duplicated": rows.n_duplicated,
+            }
             sent = {drop.partition: rows.n_good}
-            return publish_version(call, write, counts, sent, rows.evaluator)
+            return publish_version(
+                call,
+                write,
+                counts,
+                sent,
+                rows.evaluator,
+            )
 
 
 def _stage(call: IngestCall, write: PartitionWrite, rows: RowStream) -> None:
@@ -116,12 +125,15 @@ def _withdraw(call: IngestCall, write: PartitionWrite, row_numbers: npt.NDArray[
     call.conn.execute("create temp table lost_row (source_row bigint) on commit drop")
     with call.conn.cursor() as cursor, cursor.copy("copy lost_row from stdin") as copy:
         for start in range(0, len(row_numbers), _LOST_ROWS_AT_ONCE):
-            some = row_numbers[start : start + _LOST_ROWS_AT_ONCE].tolist()
-            copy.write("".join(f"{number}\n" for number in some))
+            end = start + _LOST_ROWS_AT_ONCE
+            some = row_numbers[start:end].tolist()
+            lines = [f"{number}\n" for number in some]
+            copy.write("".join(lines))
     call.conn.execute("analyze lost_row")
     statement = sql.SQL(
         "delete from {} r using lost_row l"
         " where r.partition_date = %s and r.load_id = %s and r.source_row = l.source_row"
     )
     table = sql.Identifier("raw", call.contract.name)
-    call.conn.execute(statement.format(table), [write.partitions.days[0], write.load_id])
+    parameters = [write.partitions.days[0], write.load_id]
+    call.conn.execute(statement.format(table), parameters)
