@@ -123,6 +123,19 @@ class PoolerError(WarehouseError):
     is_retryable = False
 
 
+class RowsAlteredError(WarehouseError):
+    """Row-level security, a trigger or a rule of others hides or alters rows of our tables."""
+
+    code = "NS-WAREHOUSE-015"
+    is_retryable = False
+
+
+class ConstraintError(WarehouseError):
+    """A constraint of the warehouse refuses a row; two writers at once may meet one by chance."""
+
+    code = "NS-WAREHOUSE-016"
+
+
 class TableShapeError(NightshiftError):
     """A table, view or column that the code needs is not there, or has another type.
 

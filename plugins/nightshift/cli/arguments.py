@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from nightshift.contracts.partitions import Partition
+from nightshift.contracts.partitions import EARLIEST_DAY, LATEST_DAY, Partition
 from nightshift.contracts.run import RunContext
+from nightshift.errors import NightshiftError
 
 # A name of the type keeps the words of an argument the same in every command.
 Model = Annotated[str, typer.Argument(help="Name of the model.")]
@@ -34,6 +35,12 @@ Into = Annotated[Path, typer.Option(help="Folder to write to.")]
 Reason = Annotated[str, typer.Option(help="Why; recorded with your name.")]
 
 
+class InstantError(NightshiftError):
+    """An argument is not an instant, or one beyond the calendar."""
+
+    code = "NS-TIME-007"
+
+
 def actor() -> str:
     """Return the name of the person at the keyboard, as the ledger records it."""
     return f"cli:{getpass.getuser()}"
@@ -55,9 +62,34 @@ def optional_partition(key: str) -> Partition | None:
     return Partition.parse(key)
 
 
-def instant_or_now(text: str) -> dt.datetime:
-    """Return the instant of an option in UTC; the present if it was left out."""
+def instant_or_now(text: str, zone: dt.tzinfo | None = None) -> dt.datetime:
+    """Return the instant of an option in UTC; the present if it was left out.
+
+    Args:
+        text: ISO 8601.
+        zone: Of a time without an offset; None takes the machine's own.
+
+    Raises:
+        InstantError: It is no instant, or beyond the calendar that we can compute with.
+    """
     if not text:
         return dt.datetime.now(dt.UTC)
-    # A time without an offset is read in the machine's own zone.
-    return dt.datetime.fromisoformat(text).astimezone(dt.UTC)
+    try:
+        at = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise _instant_error(text) from None
+    # Before any zone is applied: near the ends of the calendar that overflows.
+    if not EARLIEST_DAY <= at.date() <= LATEST_DAY:
+        raise _instant_error(text)
+    if at.tzinfo is None and zone is not None:
+        at = at.replace(tzinfo=zone)
+    return at.astimezone(dt.UTC)
+
+
+def _instant_error(text: str) -> InstantError:
+    return InstantError(
+        "The argument is not an instant.",
+        expected=f"ISO 8601, for example 2013-03-05T04:30, from {EARLIEST_DAY} to {LATEST_DAY}",
+        got=repr(text[:40]),
+        todo="Correct it.",
+    )

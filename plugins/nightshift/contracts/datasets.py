@@ -7,15 +7,23 @@ from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from nightshift.contracts.document_folder import DocumentFolder, read_folder, read_named
 from nightshift.contracts.drop_limits import DropLimits
-from nightshift.contracts.partitions import is_timezone, operating_timezone
+from nightshift.contracts.partitions import (
+    EARLIEST_DAY,
+    LATEST_DAY,
+    is_timezone,
+    operating_timezone,
+)
 from nightshift.contracts.reserved_names import ColumnName, DatasetName
 from nightshift.contracts.yaml_document import Days, Frozen, Identifier, NamedDocument
+
+CalendarDay = Annotated[dt.date, Field(ge=EARLIEST_DAY, le=LATEST_DAY)]
+"""A day with which every library here can compute."""
 
 
 class ColumnType(StrEnum):
@@ -118,7 +126,7 @@ class SchemaChange(Frozen):
             has.
     """
 
-    since: dt.date | None = None
+    since: CalendarDay | None = None
     why: str = ""
     added: tuple[Identifier, ...] = ()
     removed: tuple[Identifier, ...] = ()
@@ -166,7 +174,7 @@ class DatasetContract(NamedDocument):
     schema_version: int = Field(ge=1, le=1000)
     timezone: str = Field(default_factory=operating_timezone)
     delivery: Delivery
-    history_start: dt.date
+    history_start: CalendarDay
     grain: str
     key: tuple[Identifier, ...] = Field(min_length=1)
     event_timestamp: Identifier | None = None

@@ -55,12 +55,24 @@ def read_folder(folder: Path, read: Callable[[str], DocumentT]) -> DocumentFolde
     Args:
         folder: The folder; one that does not exist holds nothing.
         read: Reads the document of a name.
+
+    Raises:
+        SpecError: The folder itself cannot be listed.
     """
     documents: dict[str, DocumentT] = {}
     problems: dict[str, SpecError] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+    for path in _list_files(folder):
         # Somebody meant x.yml and x.YAML to be read: they are refused below, not passed over.
         if path.suffix.lower() not in {".yml", ".yaml"} or path.name.startswith("."):
+            continue
+        if not path.name.isprintable():
+            # Half a character can be neither printed nor stored, and a line end forges a log.
+            name = ascii(path.name)[1:-1]
+            problems[name] = SpecError(
+                f"{name} is no name of a file that can be shown.",
+                expected="letters, digits and _, ending in .yaml",
+                todo="Rename the file, or take it out of the folder.",
+            )
             continue
         try:
             _refuse_ending(path)
@@ -74,6 +86,19 @@ def read_folder(folder: Path, read: Callable[[str], DocumentT]) -> DocumentFolde
                 todo="Correct the file, or take it out of the folder.",
             )
     return DocumentFolder(documents, problems)
+
+
+def _list_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise SpecError(
+            f"The folder {folder} cannot be listed.",
+            got=error.strerror,
+            todo="Correct its rights.",
+        ) from None
 
 
 def read_named(folder: Path, name: str, model: type[NamedT], noun: str) -> NamedT:

@@ -134,7 +134,8 @@ def _limits(field: FieldInfo) -> str:
         for attribute, sign in _SIGNS.items():
             limit = getattr(part, attribute, None)
             if limit is not None:
-                limits += f", {sign} {limit:g}"
+                shown = f"{limit:g}" if isinstance(limit, int | float) else str(limit)
+                limits += f", {sign} {shown}"
     return limits
 
 

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Classes of SQLSTATE that speak of a value: data exception, program limit exceeded.
-_VALUE_STATES = ("22", "54")
+# Classes of SQLSTATE that speak of a value: data exception, constraint, program limit exceeded. Our
+# raw tables have no constraint that a checked row can break: it is one that somebody added.
+_VALUE_STATES = ("22", "23", "54")
 _NEVER_THE_FILE = (ImportError, NameError, LargeFileError)
 # Memory for checking a file within the limits, with a margin.
 _ROOM_BYTES = 16 * IN_MEMORY_BYTES
@@ -79,7 +80,13 @@ def refusal_of_values(drop: DropManifest, error: Exception) -> ContractError | N
     state = _value_state(error)
     if state is None:
         return None
-    return _refusal(drop, f"a value that the warehouse cannot store (SQLSTATE {state})")
+    got = f"a value that the warehouse cannot store (SQLSTATE {state})"
+    if name := _constraint_of(error):
+        got = f"a row that the constraint {name} refuses (SQLSTATE {state})"
+    return _refusal(
+        drop,
+        got,
+    )
 
 
 def _refusal(drop: DropManifest, got: str) -> ReaderFailedError:
@@ -105,6 +112,19 @@ def _value_state(error: BaseException) -> str | None:
             return str(state)
         if state is None and isinstance(cause, psycopg.DataError):
             return "22000"
+    return None
+
+
+def _constraint_of(error: BaseException) -> str | None:
+    """Return the constraint that a row breaks; no value of the row is in its name."""
+    for cause in causes_of(error):
+        diagnosis = getattr(cause, "diag", None)
+        if diagnosis is None:
+            continue
+        # Of an index too: PostgreSQL reports its name here.
+        constraint = diagnosis.constraint_name
+        if constraint:
+            return f"{diagnosis.table_name}.{constraint}"
     return None
 
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.datasets import DatasetContract, load_contract
 from nightshift.contracts.run import RunContext
 from nightshift.errors import TableShapeError
+from nightshift.heap import bound_heap, release_unused
 from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import Settings
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.relations.alterations import refuse_alterations
 from nightshift.warehouse.relations.columns import table_columns
 from nightshift.warehouse.write_types import Target
 
@@ -56,12 +58,20 @@ def open_call(settings: Settings, dataset: str, run: RunContext) -> Iterator[Ing
     Raises:
         WarehouseError: As ``connect``.
         TableShapeError: The raw table is not that of the contract.
+        RowsAlteredError: A trigger or rule that is not ours could change what is stored.
     """
+    bound_heap()
     contract = load_contract(settings.datasets_dir, dataset)
     store = ObjectStore.open(settings)
     with connect(settings, run.application_name) as conn:
         _refuse_other_table(conn, contract)
-        yield IngestCall(settings, store, conn, contract, run)
+        call = IngestCall(settings, store, conn, contract, run)
+        # Before anything is recorded: a refusal of a file may be left out as well as a row.
+        refuse_alterations(conn, [call.target])
+        try:
+            yield call
+        finally:
+            release_unused()
 
 
 def _refuse_other_table(conn: Connection, contract: DatasetContract) -> None:

@@ -7,6 +7,7 @@ at the end: those that lose are withdrawn from the stage. Source: docs/adr/0027-
 from __future__ import annotations
 
 import datetime as dt
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from nightshift.errors import LoadStateError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 LARGE_ROWS = 500_000
 # Connections that store one drop: a server stores rows more slowly than they are checked.
 N_CONNECTIONS = 2
+_LOST_ROWS_AT_ONCE = 100_000
 
 
 def is_large(drop: DropManifest, n_bytes: int) -> bool:
@@ -54,27 +56,36 @@ def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
         ObjectDamagedError: Its bytes were damaged in transfer; a rerun may do better.
         LocalSpaceError: The disk for the copy of a Parquet file is full.
     """
-    rows = RowStream(call, drop)
-    write = begin_version(call, [drop])
-    with refused_when_unstorable(call, write, drop):
-        _stage(call, write, rows)
-        # The rows are committed already, and readers do not see them: what is recorded here stands
-        # before the load can be published.
-        with call.conn.transaction():
-            hold_stage(call.conn, write)
-            _withdraw(call, write, rows.lost)
-            record = DropRecord(
-                drop=drop,
-                refused=rows.refused,
-                n_accepted=rows.n_good,
-                n_duplicated=rows.n_duplicated,
-                n_refused=rows.n_refused,
-                notes=rows.head.notes,
+    with closing(RowStream(call, drop)) as rows:
+        write = begin_version(call, [drop])
+        with refused_when_unstorable(call, write, drop):
+            _stage(call, write, rows)
+            # The rows are committed already, and readers do not see them: what is recorded here
+            # stands before the load can be published.
+            with call.conn.transaction():
+                hold_stage(call.conn, write)
+                _withdraw(call, write, rows.lost)
+                record = DropRecord(
+                    drop=drop,
+                    refused=rows.refused,
+                    n_accepted=rows.n_good,
+                    n_duplicated=rows.n_duplicated,
+                    n_refused=rows.n_refused,
+                    notes=rows.head.notes,
+                )
+                record_drop(call, write, record)
+            counts = {
+                "n_refused": rows.n_refused,
+                "n_duplicated": rows.n_duplicated,
+            }
+            sent = {drop.partition: rows.n_good}
+            return publish_version(
+                call,
+                write,
+                counts,
+                sent,
+                rows.evaluator,
             )
-            record_drop(call, write, record)
-        counts = {"n_refused": rows.n_refused, "n_duplicated": rows.n_duplicated}
-        sent = {drop.partition: rows.n_good}
-        return publish_version(call, write, counts, sent, rows.evaluator)
 
 
 def _stage(call: IngestCall, write: PartitionWrite, rows: RowStream) -> None:
@@ -110,9 +121,19 @@ def _withdraw(call: IngestCall, write: PartitionWrite, row_numbers: npt.NDArray[
 
     if not len(row_numbers):
         return
+    # A table and not a list: of a file that repeats its rows these are millions.
+    call.conn.execute("create temp table lost_row (source_row bigint) on commit drop")
+    with call.conn.cursor() as cursor, cursor.copy("copy lost_row from stdin") as copy:
+        for start in range(0, len(row_numbers), _LOST_ROWS_AT_ONCE):
+            end = start + _LOST_ROWS_AT_ONCE
+            some = row_numbers[start:end].tolist()
+            lines = [f"{number}\n" for number in some]
+            copy.write("".join(lines))
+    call.conn.execute("analyze lost_row")
     statement = sql.SQL(
-        "delete from {} where partition_date = %s and load_id = %s and source_row = any(%s)"
+        "delete from {} r using lost_row l"
+        " where r.partition_date = %s and r.load_id = %s and r.source_row = l.source_row"
     )
     table = sql.Identifier("raw", call.contract.name)
-    parameters = [write.partitions.days[0], write.load_id, row_numbers.tolist()]
+    parameters = [write.partitions.days[0], write.load_id]
     call.conn.execute(statement.format(table), parameters)

@@ -122,7 +122,7 @@ def publish_version(
 
 
 def _compare_counts(call: IngestCall, write: PartitionWrite) -> None:
-    """Refuse a load if the audit counted other rows than the record of its drops.
+    """Refuse a load if the audit counted other rows than the record of its drops, or there is none.
 
     A constraint of that table makes each delivered row accepted, repeated or refused.
 
@@ -132,9 +132,9 @@ def _compare_counts(call: IngestCall, write: PartitionWrite) -> None:
     # By load and not by pointer: the load is not published yet.
     wrong = call.conn.execute(
         """
-        select l.partition_date, d.n_accepted, l.n_rows from raw.ingested_drops d
-        join ops.loads l using (dataset, partition_date, load_id)
-        where d.dataset = %s and d.load_id = %s and d.n_accepted <> l.n_rows
+        select l.partition_date, d.n_accepted, l.n_rows from ops.loads l
+        left join raw.ingested_drops d using (dataset, partition_date, load_id)
+        where l.dataset = %s and l.load_id = %s and d.n_accepted is distinct from l.n_rows
         order by l.partition_date limit 1
         """,
         [call.contract.dataset, write.load_id],
@@ -142,12 +142,13 @@ def _compare_counts(call: IngestCall, write: PartitionWrite) -> None:
     if wrong is None:
         return
     day, n_accepted, n_staged = wrong
-    summary = f"{call.contract.dataset} of {day}: {n_accepted} accepted rows, {n_staged} staged"
+    recorded = "no record" if n_accepted is None else f"{n_accepted} accepted rows"
+    summary = f"{call.contract.dataset} of {day}: {recorded}, {n_staged} staged"
     refuse(call.conn, write, summary)
     raise AuditError(
         f"The rows of load {write.load_id} are not those that its drops have.",
-        expected=f"{n_accepted} rows of {day}",
-        got=str(n_staged),
+        expected=f"the rows of {day} that the record of its drop has",
+        got=f"{recorded}, {n_staged} staged",
         todo="Nothing was published. Rerun the task.",
     )
 

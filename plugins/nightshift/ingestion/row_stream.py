@@ -8,13 +8,10 @@ and resolved together by the usual rule. Source: docs/adr/0027-large-drops.md.
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,20 +19,23 @@ import numpy as np
 from nightshift.ingestion.file_faults import refusal_of
 from nightshift.ingestion.rows.cast import Reason
 from nightshift.ingestion.rows.key_hashes import find_repeated, hash_rows
+from nightshift.ingestion.rows.refused_rows import RefusedRowsFile
+from nightshift.ingestion.rows.repeated_keys import (
+    count_conflicts,
+    drop_copies,
+    resolve_repeated_keys,
+)
 from nightshift.ingestion.rows.row_check import (
     count_values,
     find_file_error,
     malformed_rows,
     reasons_by_file,
     refused_by_file,
-    resolve_repeated_keys,
 )
 from nightshift.ingestion.rows.typed_rows import DUPLICATE, GOOD, TypedRows, type_rows
 from nightshift.ingestion.staging import with_origin
-from nightshift.lake.object_errors import ObjectCorruptError
-from nightshift.lake.object_stream import ObjectStream
 from nightshift.quality.contract_check import DeliveredFile, FileHead, check_head, read_rows
-from nightshift.quality.contract_errors import digest_error
+from nightshift.quality.files.drop_source import open_drop
 from nightshift.quality.gates import streaming_evaluator
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from nightshift.ingestion.ingest_call import IngestCall
     from nightshift.ingestion.rows.key_hashes import Hashes
     from nightshift.lake.drops import DropManifest
+    from nightshift.quality.files.drop_source import Source, Start
     from nightshift.quality.quarantine import RefusedRow
 
     Mask = npt.NDArray[np.bool_]
@@ -53,8 +54,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PROGRESS_ROWS = 1_000_000
-# A copy that is older belongs to nobody: a task is ended long before.
-_LONGEST_LOAD_SECONDS = 24 * 3600
+# Keys that are resolved together, and rows that are kept until copies among them are dropped: about
+# 300 MB. More keys cost one more reading each.
+_KEYS_PER_READING = 1_000_000
+_ROWS_WITH_COPIES = 500_000
 
 
 class RowStream:
@@ -78,7 +81,7 @@ class RowStream:
         self.n_duplicated = 0
         self.lost: Numbers = np.empty(0, dtype=np.int64)
         self.evaluator = streaming_evaluator(call.settings, call.contract.dataset)
-        self._refused: dict[tuple[object, ...], RefusedRow] = {}
+        self._refused = RefusedRowsFile(call.settings.home / "drops")
         self._reasons: Counter[str] = Counter()
         self._malformed: list[tuple[int, str]] = []
         self._n_typed = 0
@@ -88,9 +91,13 @@ class RowStream:
         self._key_hashes = bytearray()
 
     @property
-    def refused(self) -> list[RefusedRow]:
-        """Return the distinct refused rows, malformed ones first."""
-        return [*malformed_rows(self._malformed), *self._refused.values()]
+    def refused(self) -> Iterator[RefusedRow]:
+        """Return the refused rows, malformed ones first; equal ones may come again."""
+        return chain(malformed_rows(self._malformed), self._refused)
+
+    def close(self) -> None:
+        """Drop the refused rows."""
+        self._refused.close()
 
     @property
     def n_refused(self) -> int:
@@ -105,7 +112,7 @@ class RowStream:
                 is certain.
         """
         try:
-            with _open_drop(self._call, self.drop) as (start, source):
+            with self._open() as (start, source):
                 self.head = check_head(self._call.contract, self.drop, start)
                 for rows in self._typed_blocks(source, self._malformed):
                     yield self._accept_block(rows, load_id)
@@ -118,8 +125,12 @@ class RowStream:
                 raise
             raise refusal from None
 
+    def _open(self) -> AbstractContextManager[tuple[Start, Source]]:
+        folder = self._call.settings.home / "drops"
+        return open_drop(self._call.store, self.drop, folder)
+
     def _typed_blocks(
-        self, source: ObjectStream | Path, malformed: list[tuple[int, str]]
+        self, source: Source, malformed: list[tuple[int, str]]
     ) -> Iterator[TypedRows]:
         names = [column.name for column in self.head.columns]
         for block in read_rows(self.drop, self.head, source, malformed):
@@ -159,39 +170,55 @@ class RowStream:
         if not reasons:
             return
         self._reasons.update(reasons)
-        for row in refused_by_file([()], rows)[0]:
-            self._refused.setdefault(tuple(row.delivered.values()), row)
+        self._refused.add(refused_by_file([()], rows)[0])
 
     def _resolve_repeated_keys(self) -> None:
-        """Read the rows again whose key another one has, and resolve all of them together."""
+        """Read the rows again whose key another one has, and resolve all of one key together."""
         # The view has no name: it would keep eight bytes a row while the file is read again.
         repeated = find_repeated(np.frombuffer(self._key_hashes, dtype=np.uint64))
         self._key_hashes = bytearray()
         if not len(repeated):
             return
         logger.info("%s: %s repeated keys, reads again", self.drop.data_key, f"{len(repeated):,}")
-        rows = self._read_again(repeated)
-        # Two keys may share a hash by chance: this rule compares the keys themselves.
-        resolve_repeated_keys(self._call.contract, rows)
-        self.n_duplicated = int(np.sum(rows.verdict == DUPLICATE))
-        self.lost = rows.row_numbers[rows.verdict != GOOD]
+        lost = [self.lost]
+        for start in range(0, len(repeated), _KEYS_PER_READING):
+            rows, copies = self._read_again(repeated[start : start + _KEYS_PER_READING])
+            # Two keys may share a hash by chance: this rule compares the keys themselves.
+            resolve_repeated_keys(self._call.contract, rows)
+            reasons = _count_reasons(rows)
+            # Before the rows are kept: there may be too many to keep.
+            self._stop_when_hopeless(reasons)
+            self._keep_refused(rows, reasons)
+            self.n_duplicated += len(copies) + int(np.sum(rows.verdict == DUPLICATE))
+            lost += [copies, rows.row_numbers[rows.verdict != GOOD]]
+        self.lost = np.concatenate(lost)
         self.n_good -= len(self.lost)
-        reasons = _count_reasons(rows)
-        # Before the rows are kept: there may be too many to keep.
-        self._stop_when_hopeless(reasons)
-        self._keep_refused(rows, reasons)
 
-    def _read_again(self, key_hashes: Hashes) -> TypedRows:
-        """Return the good rows whose key has one of some hashes, from a second reading."""
-        parts = []
-        with _open_drop(self._call, self.drop) as (_, source):
+    def _read_again(self, key_hashes: Hashes) -> tuple[TypedRows, Numbers]:
+        """Return the good rows whose key has one of some hashes, from a second reading.
+
+        Returns:
+            The rows without copies of earlier ones, and the positions of these copies.
+        """
+        parts: list[TypedRows] = []
+        copies = [np.empty(0, dtype=np.int64)]
+        n_rows, n_allowed = 0, _ROWS_WITH_COPIES
+        with self._open() as (_, source):
             # The malformed rows were kept at the first reading.
             for rows in self._typed_blocks(source, []):
                 is_good = rows.verdict == GOOD
                 is_chosen = np.isin(self._hash_keys(rows, is_good), key_hashes)
                 positions = np.flatnonzero(is_good)[is_chosen]
                 parts.append(rows.take(positions))
-        return TypedRows.concat(parts)
+                n_rows += len(positions)
+                # A file that repeats one row a million times must not be in memory at once.
+                if n_rows > n_allowed:
+                    distinct, copied = drop_copies(TypedRows.concat(parts))
+                    parts, n_rows = [distinct], len(distinct.verdict)
+                    copies.append(copied)
+                    self._stop_when_hopeless(count_conflicts(self._call.contract, distinct))
+                    n_allowed = n_rows + _ROWS_WITH_COPIES
+        return TypedRows.concat(parts), np.concatenate(copies)
 
     def _stop_when_hopeless(self, more: Counter[str]) -> None:
         """Refuse the file once more rows are refused than a file of so many rows may have.
@@ -234,40 +261,3 @@ def _count_reasons(rows: TypedRows) -> Counter[str]:
 def _filtered(values: pa.Table, is_chosen: Mask) -> pa.Table:
     """Return the chosen rows; nothing is copied if these are all, as in nearly every block."""
     return values if is_chosen.all() else values.filter(is_chosen)
-
-
-@contextmanager
-def _open_drop(
-    call: IngestCall, drop: DropManifest
-) -> Iterator[tuple[bytes | Path, ObjectStream | Path]]:
-    """Yield the sources of a drop's head and of its rows; at the end its digest has been compared.
-
-    Raises:
-        DigestError: The bytes are not those of the manifest; raised in the place of what they may
-            have led to.
-    """
-    try:
-        if drop.data_key.endswith(".parquet"):
-            # A Parquet file begins with its end, so it is copied to disk first.
-            with _own_folder(call.settings.home / "drops") as folder:
-                # Upstream's own name may be longer than a file's name can be here.
-                path = folder / "drop.parquet"
-                call.store.download(drop.data_key, path, drop.sha256)
-                yield path, path
-        else:
-            with ObjectStream(call.store, drop.data_key, drop.sha256) as stream:
-                yield stream.first, stream
-    except ObjectCorruptError as error:
-        raise digest_error(drop, error.got or "other bytes") from None
-
-
-@contextmanager
-def _own_folder(parent: Path) -> Iterator[Path]:
-    """Yield a folder that is deleted at the end, and delete those that killed processes left."""
-    parent.mkdir(parents=True, exist_ok=True)
-    for folder in parent.iterdir():
-        with suppress(FileNotFoundError):  # its owner deletes it at this moment
-            if time.time() - folder.stat().st_mtime > _LONGEST_LOAD_SECONDS:
-                shutil.rmtree(folder)
-    with tempfile.TemporaryDirectory(dir=parent) as name:
-        yield Path(name)

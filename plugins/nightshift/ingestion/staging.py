@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,7 @@ class DropRecord:
 
     Attributes:
         drop: The drop.
-        refused: Its distinct refused rows.
+        refused: Its refused rows; equal ones are kept once.
         n_accepted: Rows that are loaded.
         n_duplicated: Rows that repeat an earlier one.
         n_refused: Refused rows, equal ones counted as often as they came.
@@ -48,7 +48,7 @@ class DropRecord:
     """
 
     drop: DropManifest
-    refused: Sequence[RefusedRow]
+    refused: Iterable[RefusedRow]
     n_accepted: int
     n_duplicated: int
     n_refused: int

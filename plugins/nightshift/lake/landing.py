@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
+from nightshift.contracts.partitions import EARLIEST_DAY, LATEST_DAY
 from nightshift.errors import NightshiftError
 from nightshift.lake.drops import (
     MANIFEST_SUFFIX,
@@ -39,6 +40,10 @@ MAX_MANIFEST_BYTES = 64 * 1024
 _MAX_AHEAD = dt.timedelta(hours=36)
 """A partition's cut-off, from which a history may be dated, lies at most a day and a night ahead. A
 later time would let the runs of its look-back see what comes until then.
+"""
+_MAX_DAYS_AHEAD = 366
+"""Prices and calendars are delivered up to a year before they hold. A partition beyond would be the
+newest one for ever: whatever looks back from the newest would look at nothing.
 """
 _EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 """No delivery is older: times near the ends of the calendar leave the range of Python or
@@ -255,8 +260,13 @@ def _check_folder(uri: str, listed: ListedObject, manifest: DropManifest) -> Non
 
 
 def _check_time(uri: str, listed: ListedObject, manifest: DropManifest) -> None:
-    delivered_at = manifest.delivered_at
-    if delivered_at > dt.datetime.now(dt.UTC) + _MAX_AHEAD:
+    delivered_at, now = manifest.delivered_at, dt.datetime.now(dt.UTC)
+    latest_day = min(LATEST_DAY, now.date() + dt.timedelta(days=_MAX_DAYS_AHEAD))
+    if not EARLIEST_DAY <= manifest.partition <= latest_day:
+        problem = f"{uri} is of a day beyond the calendar."
+        expected = f"a partition from {EARLIEST_DAY} to {latest_day}"
+        raise _wrong(listed, problem, expected, str(manifest.partition))
+    if delivered_at > now + _MAX_AHEAD:
         problem = f"{uri} is dated in the future."
         expected = "delivered_at at the time of its delivery"
         raise _wrong(listed, problem, expected, delivered_at.isoformat())

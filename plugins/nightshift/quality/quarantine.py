@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from nightshift.lake.drops import DropManifest
     from nightshift.lake.landing import WrongManifest
     from nightshift.warehouse.connection import Connection
+
+
+_ROWS_PER_STATEMENT = 1_000
 
 
 class QuarantineState(StrEnum):
@@ -86,30 +90,33 @@ _SELECT_ROWS = """
 
 
 def keep_rows(
-    conn: Connection, load_id: int, drop: DropManifest, source_uri: str, rows: Sequence[RefusedRow]
+    conn: Connection, load_id: int, drop: DropManifest, source_uri: str, rows: Iterable[RefusedRow]
 ) -> None:
     """Keep the refused rows of one file, within the caller's transaction.
 
-    A row that is there already, in whatever state, stays as it is.
+    A row that is there already, in whatever state, stays as it is. Only some rows are in memory at
+    the same time.
     """
-    if not rows:
-        return
     file = (f"raw/{drop.dataset}", drop.partition, load_id, drop.delivered_at, source_uri)
     statement = """
         insert into quarantine.refused_rows (
             dataset, partition_date, load_id, known_at, source_uri, source_sha256,
             source_row, reason, column_name, delivered, row_digest
         )
-        values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+        select %s, %s, %s, %s, %s, %s, r.*
+        from unnest(%s::bigint[], %s::text[], %s::text[], %s::text[]::jsonb[], %s::text[]) r
         on conflict (dataset, partition_date, row_digest) do nothing
     """
-    values = []
-    for row in rows:
-        delivered = _as_storable_json(row.delivered)
-        cause = (row.row_number, row.reason, row.column, delivered, row.digest)
-        values.append((*file, drop.sha256, *cause))
-    with conn.cursor() as cursor:
-        cursor.executemany(statement, values)
+    remaining = iter(rows)
+    while some := list(islice(remaining, _ROWS_PER_STATEMENT)):
+        columns = [
+            [row.row_number for row in some],
+            [row.reason for row in some],
+            [row.column for row in some],
+            [_as_storable_json(row.delivered) for row in some],
+            [row.digest for row in some],
+        ]
+        conn.execute(statement, [*file, drop.sha256, *columns])
 
 
 def keep_drop(

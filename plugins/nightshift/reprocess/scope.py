@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.datasets import load_contracts
-from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.partitions import LATEST_DAY, Partition, PartitionRange
 from nightshift.warehouse.dbt.project import raw_lineage
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.ledger import RawVersion
     from nightshift.warehouse.staleness import VersionFilter
 
-FAR = dt.date(9999, 1, 1)
+FAR = LATEST_DAY
 """A day after all data."""
 
 

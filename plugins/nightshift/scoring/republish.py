@@ -13,7 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.partitions import Partition, PartitionRange, consecutive_ranges
+from nightshift.contracts.partitions import (
+    LATEST_DAY,
+    Partition,
+    PartitionRange,
+    consecutive_ranges,
+)
 from nightshift.registry.mlflow_mirror import mirror_aliases
 from nightshift.registry.rollback import (
     RollbackRefusedError,
@@ -39,9 +44,6 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
     from nightshift.warehouse.partition_write import PublishedLoad
-
-_LAST_DAY = dt.date(9999, 12, 30)
-"""Every partition from the first on: the last representable day has no next one."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def plan_rollback(
     """
     with connect(settings, run.application_name) as conn:
         since = since or first_partition_since(conn, spec.name, version)
-        partitions = PartitionRange(since, Partition(_LAST_DAY))
+        partitions = PartitionRange(since, Partition(LATEST_DAY))
         affected = published_loads(conn, spec.predictions_dataset, partitions)
         # One for all partitions: the version is loaded and tried once.
         chooser = VersionChooser(settings, spec, conn, only=version)

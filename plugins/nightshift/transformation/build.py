@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.datasets import Delivery, read_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.errors import AuditError, NightshiftError
+from nightshift.errors import AuditError, NightshiftError, RowsAlteredError
 from nightshift.warehouse import ledger
 from nightshift.warehouse.connection import connect
 from nightshift.warehouse.damage import refuse_damaged, version_records
@@ -32,6 +32,7 @@ from nightshift.warehouse.partition_write import (
     collect,
     publish,
     refuse,
+    refuse_alterations,
 )
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ def build(settings: Settings, partitions: PartitionRange, run: RunContext) -> Tr
         )
     # Views that cannot work are left out before the first run.
     failures = _wrong_contracts(settings, views) | _broken_relations(settings, views)
+    failures |= _altered_tables(settings, views, run)
     while remaining := [view for view in views if view.name not in failures]:
         try:
             published, models = _build_views(settings, remaining, partitions, run)
@@ -205,6 +207,20 @@ def _broken_relations(
     return {}
 
 
+def _altered_tables(
+    settings: Settings, views: Sequence[FeatureView], run: RunContext
+) -> dict[str, NightshiftError]:
+    """Return the views whose rows a trigger or rule of others may change, with the error."""
+    failures: dict[str, NightshiftError] = {}
+    with connect(settings, run.application_name) as conn:
+        for view in views:
+            try:
+                refuse_alterations(conn, [_target(view)])
+            except RowsAlteredError as error:
+                failures[view.name] = error
+    return failures
+
+
 def _views_of(error: DbtError, views: Sequence[FeatureView]) -> list[str]:
     return [view.name for view in views if view.table in error.models]
 
@@ -234,6 +250,7 @@ def _build_views(
         raise _ViewsFailedError(_views_of(error, views), error) from error
     with connect(settings, run.application_name) as conn:
         _check(conn, settings, write, inputs, run, views)
+        _compare_stored(conn, write, views, models)
         published = publish(conn, write)
         # What refused and abandoned attempts left behind.
         collect(conn, targets)
@@ -330,6 +347,35 @@ def _audit(conn: Connection, write: PartitionWrite, views: Sequence[FeatureView]
         # The audit checks all views at once: its message names the dataset.
         failed = [view.name for view in views if f"{view.dataset} has " in error.what]
         raise _ViewsFailedError(failed or [view.name for view in views], error) from error
+
+
+def _compare_stored(
+    conn: Connection,
+    write: PartitionWrite,
+    views: Sequence[FeatureView],
+    models: Sequence[ModelRun],
+) -> None:
+    """Refuse views that lost rows after the server had reported them as stored.
+
+    Raises:
+        _ViewsFailedError: A trigger, or somebody, deleted them before the audit counted.
+    """
+    query = "select dataset, sum(n_rows) from ops.loads where load_id = %s group by dataset"
+    audited = dict(conn.execute(query, [write.load_id]).fetchall())
+    stored = {model.model: model.n_rows for model in models}
+    for view in views:
+        n_stored, n_audited = stored.get(view.table), audited.get(view.dataset)
+        if n_stored is None or n_stored == n_audited:
+            continue
+        error = AuditError(
+            f"{view.dataset} has {n_audited} rows, not the {n_stored} that dbt stored.",
+            expected="every stored row",
+            got=f"{n_audited} rows in load {write.load_id}",
+            todo="Nothing was published. Find what deletes or copies rows of features."
+            f"{view.table} (a trigger?), then rerun the task.",
+        )
+        refuse(conn, write, f"{error.code}: {error.what}")
+        raise _ViewsFailedError([view.name], error)
 
 
 def _run_gates(

@@ -19,6 +19,7 @@ from nightshift.warehouse.content_hash import (
     measure,
     measure_nothing,
 )
+from nightshift.warehouse.relations.alterations import refuse_alterations
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -58,10 +59,13 @@ def audit(
     Raises:
         AuditError: A partition is empty, has another number of rows than was sent, or a key is null
             or not unique. The load is recorded as refused.
+        RowsAlteredError: A trigger or rule that is not ours may have changed the rows.
     """
     counts: dict[tuple[str, dt.date], int] = {}
     problems: list[str] = []
     hit(Failpoint.AUDIT_BEFORE)
+    # Once more: somebody may have made a trigger since the write began.
+    refuse_alterations(conn, write.targets)
     if len(write.partitions) > 1:
         analyze(conn, [(target.schema, target.table) for target in write.targets])
     else:

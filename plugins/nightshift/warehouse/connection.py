@@ -52,6 +52,15 @@ def connection_options(settings: Settings) -> str:
         "timezone": "UTC",
         "datestyle": "ISO",
         "extra_float_digits": "1",
+        # A policy that would hide rows from us is an error: a part would look like the whole.
+        "row_security": "off",
+        # An admin may have set these for the role or the database; they change what texts mean, or
+        # let the fencing tokens fail that writers wait for.
+        "default_transaction_isolation": r"read\ committed",
+        "client_encoding": "UTF8",
+        "intervalstyle": "postgres",
+        "array_nulls": "on",
+        "standard_conforming_strings": "on",
     }
     return " ".join(f"-c {name}={value}" for name, value in values.items())
 
@@ -83,6 +92,8 @@ def connect(settings: Settings, application_name: str = "nightshift") -> Iterato
         WarehouseError: In the block the connection broke or a lock was not free in time.
         StatementCancelledError: A statement of the block took too long.
         WarehouseRightsError: A statement of the block lacks a right.
+        ConstraintError: A statement of the block broke a constraint.
+        RowsAlteredError: Row-level security would hide rows from a statement of the block.
         ReadOnlyWarehouseError: A statement of the block wrote, and the server is a replica.
         TableShapeError: A statement of the block reads what is not there.
         WarehouseFullError: A statement of the block found the warehouse's disk full.

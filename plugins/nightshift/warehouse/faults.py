@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nightshift.errors import (
+    ConstraintError,
     LoginRefusedError,
+    LostAnswerError,
     NoConnectionLeftError,
     PoolerError,
     ReadOnlyWarehouseError,
+    RowsAlteredError,
     StatementCancelledError,
     WarehouseError,
     WarehouseRightsError,
 )
+from nightshift.redaction import without_values
+
+if TYPE_CHECKING:
+    from nightshift.warehouse.connection import Connection
 
 _MAX_LENGTH = 1_500
 _SAFE = "No partial data was published. "
@@ -33,6 +41,7 @@ class _Cause:
         todo: What to do.
         words: Pattern of its text.
         states: Its SQLSTATEs.
+        is_in_text: Whether a text alone shows it; a model of dbt may break a constraint of its own.
     """
 
     error: type[WarehouseError]
@@ -40,6 +49,7 @@ class _Cause:
     todo: str
     words: re.Pattern[str]
     states: frozenset[str] = frozenset()
+    is_in_text: bool = True
 
     def describe(self, text: str) -> WarehouseError:
         """Return the error, with the line of a text that names the cause."""
@@ -94,11 +104,27 @@ _CAUSES = (
         frozenset({"25006"}),
     ),
     _Cause(
+        RowsAlteredError,
+        "Row-level security hides rows of a table from the warehouse user.",
+        _SAFE + "Give the user BYPASSRLS, or switch it off (runbook); then rerun the task.",
+        re.compile("row-level security policy"),
+        frozenset({"42501"}),
+    ),
+    _Cause(
         WarehouseRightsError,
         "The warehouse user lacks a right.",
         _SAFE + "Run `nightshift migrate` as the owner, or grant the right; then rerun the task.",
         re.compile("permission denied for|must be owner of|InsufficientPrivilege"),
         frozenset({"42501"}),
+    ),
+    _Cause(
+        ConstraintError,
+        "A constraint of the warehouse refuses a row.",
+        _SAFE + "If the constraint is not ours, drop it (runbook); then rerun the task.",
+        re.compile("violates .* constraint"),
+        # Null, foreign key, unique, check, exclusion.
+        frozenset({"23502", "23503", "23505", "23514", "23P01"}),
+        is_in_text=False,
     ),
     _Cause(
         WarehouseError,
@@ -119,11 +145,28 @@ def fault_of(error: BaseException) -> WarehouseError | None:
     # SQLAlchemy hides the driver's error in ``orig``; psycopg's and ADBC's are their own.
     driver_error = getattr(error, "orig", None) or error
     state = getattr(driver_error, "sqlstate", None)
+    text = str(driver_error)
     causes = [cause for cause in _CAUSES if state in cause.states]
-    return causes[0].describe(str(driver_error)) if causes else None
+    # Two causes share a state: the words tell them apart, and the last one is the general cause.
+    causes = [cause for cause in causes if cause.words.search(text)] or causes[-1:]
+    return causes[0].describe(text) if causes else None
 
 
 def fault_in(text: str) -> WarehouseError | None:
     """Return the error that a text names: of a refused login, or of dbt; None if it names none."""
-    causes = [cause for cause in _CAUSES if cause.words.search(text)]
+    causes = [cause for cause in _CAUSES if cause.is_in_text and cause.words.search(text)]
     return causes[0].describe(text) if causes else None
+
+
+def publish_error(conn: Connection, load_id: int, error: Exception) -> WarehouseError:
+    """Return the error that tells a lost answer, which may have committed, from a refusal."""
+    if conn.closed:
+        return LostAnswerError(
+            f"The answer to the commit of load {load_id} was lost.",
+            todo="Rerun the task: it reads back what was published and continues.",
+        )
+    return fault_of(error) or WarehouseError(
+        f"Load {load_id} could not be published; nothing changed.",
+        got=without_values(str(error)),
+        todo="Rerun the task.",
+    )

@@ -18,17 +18,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nightshift.contracts.run import code_version
-from nightshift.errors import LoadStateError, LostAnswerError, WarehouseError
+from nightshift.errors import LoadStateError
 from nightshift.failpoints import Failpoint, hit
-from nightshift.redaction import without_values
 from nightshift.stage_times import stage
 from nightshift.warehouse.audit import analyze, analyze_grown_tables, audit, refuse
 from nightshift.warehouse.cancel_attempts import end_older_attempts
 from nightshift.warehouse.connection import lose
 from nightshift.warehouse.damage import check_published_rows, refuse_vanished
-from nightshift.warehouse.faults import fault_of
+from nightshift.warehouse.faults import publish_error
 from nightshift.warehouse.garbage_collection import collect_target
 from nightshift.warehouse.pointer import move_pointers
+from nightshift.warehouse.relations.alterations import refuse_alterations
 from nightshift.warehouse.write_types import (
     STATES,
     LoadManifest,
@@ -56,6 +56,7 @@ __all__ = [
     "publish",
     "read_back",
     "refuse",
+    "refuse_alterations",
     "resume",
 ]
 
@@ -69,6 +70,7 @@ def begin(
 
     Raises:
         LoadStateError: There is no target, or a version of raw data without ``known_at``.
+        RowsAlteredError: A trigger or rule that is not ours could change what is written.
     """
     if not targets:
         raise LoadStateError(
@@ -84,6 +86,7 @@ def begin(
         )
 
     hit(Failpoint.BEGIN_BEFORE)
+    refuse_alterations(conn, targets)
     end_older_attempts(conn, manifest.run)
     with stage("begin", dataset=targets[0].dataset), conn.transaction():
         parameters = {
@@ -194,25 +197,11 @@ def publish(
                 hit(Failpoint.PUBLISH_FLIPPED)
         hit(Failpoint.PUBLISH_AFTER, lambda: lose(conn))
     except psycopg.OperationalError as error:
-        raise _publish_error(conn, write, error) from error
+        raise publish_error(conn, write.load_id, error) from error
     if len(write.partitions) > 1:
         # Autovacuum follows single partitions by itself, but it is too late for a bulk range.
         analyze(conn, [("ops", table) for table in ("fences", "loads", "published")])
     return read_back(conn, write)
-
-
-def _publish_error(conn: Connection, write: PartitionWrite, error: Exception) -> WarehouseError:
-    """Return the error that tells a lost answer, which may have committed, from a refusal."""
-    if conn.closed:
-        return LostAnswerError(
-            f"The answer to the commit of load {write.load_id} was lost.",
-            todo="Rerun the task: it reads back what was published and continues.",
-        )
-    return fault_of(error) or WarehouseError(
-        f"Load {write.load_id} could not be published; nothing changed.",
-        got=without_values(str(error)),
-        todo="Rerun the task.",
-    )
 
 
 def read_back(conn: Connection, write: PartitionWrite) -> list[PublishedLoad]:

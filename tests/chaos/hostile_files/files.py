@@ -173,6 +173,25 @@ def parquet_nested(chance: random.Random, day: str) -> File:
     return _table({"shop": [deep], "hour_at": ["x"], "visitors": [{"a": 1}]}), 1, ".parquet"
 
 
+def allowed_refusals(n: int, day: str) -> bytes:
+    """Return distinct rows of which all but the first are refused."""
+    first = f"hill,{day} 10:00,1,\n".encode()
+    # Another day: a time that is none would change the type of the column.
+    return (
+        HEADER + first + b"".join(b"hill%d,1999-01-01 10:00,%d,\n" % (i, i) for i in range(n - 1))
+    )
+
+
+def one_row_repeated(n: int, day: str) -> bytes:
+    return HEADER + f"hill,{day} 10:00,1,\n".encode() * n
+
+
+def every_key_twice(n: int, day: str) -> bytes:
+    """Return rows that are there twice, far from each other."""
+    half = b"".join(f"hill{i},{day} 10:00:{i % 60:02d},{i},\n".encode() for i in range(n // 2))
+    return HEADER + half * 2
+
+
 KINDS: list[Callable[[random.Random, str], File]] = [
     noise, flipped, cut, bomb, bomb, long_values, wide, odd_quotes, odd_values, encodings,
     refused_rows, parquet_runs, parquet_page,

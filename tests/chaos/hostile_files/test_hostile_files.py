@@ -11,7 +11,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from tests.chaos.hostile_files.files import hostile_file
+from tests.chaos.hostile_files.files import (
+    allowed_refusals,
+    every_key_twice,
+    hostile_file,
+    one_row_repeated,
+)
 from tests.integration.ingestion.hostile_world import HostileWorld, good_file, hostile_world
 
 from nightshift.settings import PROJECT_ROOT
@@ -98,6 +103,36 @@ def test_hostile_files_kill_no_worker(world, record_figure):
 @pytest.mark.long
 def test_500_hostile_files_kill_no_worker(world, record_figure):
     check(world, bring(world, range(500)), record_figure)
+
+
+MANY_ROWS = {
+    "refused, in one piece": (allowed_refusals, 400_000, (1, 0, 399_999)),
+    "refused, streamed": (allowed_refusals, 1_000_000, (1, 0, 999_999)),
+    "one row a million times": (one_row_repeated, 1_500_000, (1, 1_499_999, 0)),
+    "every key twice": (every_key_twice, 1_500_000, (750_000, 750_000, 0)),
+}
+"""What a file has, its rows, and how many of them are accepted, repeated and refused."""
+MOST_MIB_OF_ONE = 768
+
+
+@pytest.mark.parametrize("kind", MANY_ROWS)
+def test_one_drop_holds_a_bounded_number_of_its_rows_in_memory(world, kind, record_figure):
+    """The contract allows all of it, so all is kept: an hour's work of Python objects."""
+    make, n_rows, books = MANY_ROWS[kind]
+    world.contract(maximum_refused_ratio=1)
+    world.bring(FIRST, make(n_rows, str(FIRST)), n_rows)
+
+    exit_code, said = in_child(world, "late", [str(FIRST)])
+
+    assert (exit_code, [one["outcome"] for one in said]) == (0, ["loaded"])
+    query = "select n_accepted, n_duplicated, n_refused from raw.ingested_drops"
+    assert world.conn.execute(query).fetchall() == [books]
+    kept = "select count(*) from quarantine.refused_rows"
+    assert world.conn.execute(kept).fetchone() == (books[2],)
+    record_figure(f"peak memory, {kind}, MiB", said[0]["peak_mib"])
+    print(kind, said)
+    assert said[0]["peak_mib"] <= MOST_MIB_OF_ONE
+    assert said[0]["seconds"] <= MOST_SECONDS
 
 
 def test_a_range_of_many_drops_holds_a_few_in_memory(world, record_figure):

@@ -242,6 +242,27 @@ def test_everything_is_as_the_usual_way_leaves_it(world, streaming, day, seed):
     assert not world.ingest().is_new
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_it_is_the_same_when_repeated_keys_need_many_readings(
+    world, streaming, day, monkeypatch, seed
+):
+    header, clean = day
+    rows = damaged(header, clean, seed)
+    world.bring(as_csv(header, rows), len(rows))
+    streaming(False)
+    world.ingest()
+    usual = world.stands()
+    world.forget()
+    streaming(True)
+    monkeypatch.setattr(row_stream, "_KEYS_PER_READING", 3)
+    monkeypatch.setattr(row_stream, "_ROWS_WITH_COPIES", 2)
+
+    world.ingest()
+
+    assert world.stands() == usual
+    assert usual["drops"][0][4] >= 10
+
+
 def test_its_rows_lie_in_the_part_for_large_loads(world, streaming, day):
     header, rows = day
     world.bring(as_csv(header, rows), len(rows))

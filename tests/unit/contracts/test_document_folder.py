@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,26 @@ WRONG = {
     "very large": b"# " + b"x" * 3_000_000,
     "a tag of Python": b"!!python/object/apply:os.system ['true']\n",
     "several documents": GOOD + b"---\n" + GOOD,
+    "a mark and UTF-16 after it": b"\xef\xbb\xbf" + GOOD.decode().encode("utf-16-le"),
+    "a key that is a list": GOOD + b"? [a, b]\n: c\n",
+    "a key that is a number": GOOD + b"1: x\n",
+    "a key that is empty": GOOD + b"'': x\n",
+    "a key twice, once in quotes": GOOD + b'"task": binary\n',
+    "a key twice further down": GOOD.replace(
+        b"scoring:\n", b"scoring:\n  shards: 2\n  shards: 3\n"
+    ),
+    "a set": b"!!set {a, b}\n",
+    "bytes": GOOD.replace(b"owner: ", b"owner: !!binary "),
+    "NUL in a value": GOOD.replace(b"owner: ", b"owner: a\0b"),
+    "half a character": GOOD.replace(b"owner: ", b"owner: \xed\xa0\x80"),
+    "a line end of another kind": GOOD.replace(b"\n", b"\x0b"),
+    "an endless number": GOOD.replace(b"shards: ", b"shards: .inf # "),
+    "a number of a million digits": GOOD + b"n: " + b"9" * 900_000 + b"\n",
+    "a merge of itself": GOOD + b"x: &x {<<: *x}\n",
+    "a merge of a text": GOOD + b"<<: text\n",
+    "fifty megabytes": b"# x\n" * 13_000_000,
+    "fifty megabytes on one line": b"name: " + b"x" * 50_000_000,
+    "an archive": b"PK\x03\x04" + bytes(range(256)) * 8,
     "another name": GOOD,
 }
 
@@ -88,7 +109,32 @@ def _loop(path: Path) -> None:
     path.symlink_to(path)
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, _link, _loop, os.mkfifo])
+def _link_to_zeros(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _loop_of_two(path: Path) -> None:
+    path.symlink_to(path.with_name("other"))
+    path.with_name("other").symlink_to(path)
+
+
+def _link_to_a_pipe(path: Path) -> None:
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to(path.with_name("pipe"))
+
+
+def _socket(path: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+NO_FILES = [
+    *(Path.mkdir, _link, _loop, os.mkfifo),
+    *(_link_to_zeros, _loop_of_two, _link_to_a_pipe, _socket),
+]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", NO_FILES)
 def test_what_is_no_file_harms_only_itself(models: Path, make: Callable[[Path], None]) -> None:
     make(models / "broken.yaml")
     found = read_specs(models)
@@ -104,6 +150,38 @@ def test_a_file_that_may_not_be_read_harms_only_itself(models: Path) -> None:
         ["arrival_delay_minutes"],
         ["flight_delayed"],
     )
+
+
+@pytest.mark.parametrize("kind", ["a directory", "a pipe"])
+def test_another_ending_of_what_is_no_file_harms_only_itself(models: Path, kind: str) -> None:
+    (Path.mkdir if kind == "a directory" else os.mkfifo)(models / "x.yml")
+    found = read_specs(models)
+    assert (len(found.documents), list(found.problems)) == (2, ["x.yml"])
+
+
+@pytest.mark.parametrize(
+    "name", [b"\xff\xfe.yaml", b"a\nb.yaml", b"\x1b[2J.yaml", "\u202egpj.yaml".encode(), b"\r.yaml"]
+)
+def test_a_name_that_cannot_be_shown_is_named_in_letters_that_can(
+    models: Path, name: bytes
+) -> None:
+    """Half a character in a name has ended whatever printed or stored it."""
+    (models / os.fsdecode(name)).write_bytes(GOOD)
+    found = read_specs(models)
+    assert len(found.documents) == 2
+    ((shown, problem),) = found.problems.items()
+    assert f"{shown}{problem}{found.broken}".replace("\n", "").isprintable()
+    assert f"{shown}{problem}".isascii()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root lists every folder")
+def test_a_folder_that_may_not_be_listed_has_a_code(models: Path) -> None:
+    models.chmod(0)
+    try:
+        with pytest.raises(SpecError, match="cannot be listed"):
+            read_specs(models)
+    finally:
+        models.chmod(0o700)
 
 
 @pytest.mark.parametrize(

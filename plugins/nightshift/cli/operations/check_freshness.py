@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import typer
 
+from nightshift.cli.arguments import instant_or_now
 from nightshift.cli.console import print_table
 from nightshift.contracts.document_folder import combined_error
 from nightshift.contracts.partitions import operating_timezone
@@ -43,8 +44,8 @@ class WrongFileError(NightshiftError):
     code = "NS-SPEC-003"
 
 
-class InstantError(NightshiftError):
-    """``--at`` is not an instant."""
+class NoModelError(NightshiftError):
+    """There is no model to check."""
 
     code = "NS-FRESH-003"
 
@@ -73,7 +74,8 @@ def check_freshness(
     settings: Settings | None = None
     try:
         settings = load_settings()
-        freshness, wrong_files = _check(settings, _parse_instant(at))
+        zone = ZoneInfo(operating_timezone())
+        freshness, wrong_files = _check(settings, instant_or_now(at, zone))
     # Whatever kept the check from running: it must not be taken for "on time".
     except Exception as error:  # noqa: BLE001
         reason = _describe(error)
@@ -95,28 +97,6 @@ def check_freshness(
     raise typer.Exit(LATE if freshness.late else WRONG_FILE)
 
 
-def _parse_instant(text: str) -> dt.datetime:
-    """Return an instant in UTC; now for an empty text.
-
-    Raises:
-        InstantError: The text is not ISO 8601.
-    """
-    if not text:
-        return dt.datetime.now(dt.UTC)
-    try:
-        at = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise InstantError(
-            "--at is not an instant.",
-            expected="ISO 8601, for example 2013-03-05T04:30",
-            got=repr(text),
-            todo="Correct --at.",
-        ) from None
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=ZoneInfo(operating_timezone()))
-    return at.astimezone(dt.UTC)
-
-
 def _check(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileError | None]:
     """Check every model; one whose file is wrong is checked by its last good spec.
 
@@ -130,7 +110,7 @@ def _check(settings: Settings, at: dt.datetime) -> tuple[Freshness, WrongFileErr
     contracts = read_contracts(settings.datasets_dir)
     specs = read_specs(settings.models_dir)
     if not (specs.documents or specs.problems):
-        raise InstantError(
+        raise NoModelError(
             "There is no model to check.",
             expected=f"specs in {settings.models_dir}",
             todo="Set NIGHTSHIFT_DAGS_DIR.",

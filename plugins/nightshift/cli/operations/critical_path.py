@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nightshift.cli.console import print_table
+from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.page.critical_path import STAGES, critical_tasks
 from nightshift.settings import default_home
@@ -61,8 +62,9 @@ def critical_path(
     """Print the tasks that a partition's predictions waited for, and where the time went."""
     from nightshift_local.airflow_api import AirflowApi
 
+    day = Partition.parse(partition)
     api = AirflowApi.local(default_home())
-    steps = find_path(api, partition)
+    steps = find_path(api, day.key)
     print_path(steps)
 
 

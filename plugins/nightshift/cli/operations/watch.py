@@ -36,6 +36,8 @@ def watch(
     With --once it exits with 0 after an evaluation, whatever is broken and whoever was told, and
     with 2 if it could not look.
     """
+    # A wrong argument stays wrong: it must not be tried again each minute.
+    instant_or_now(at)
     while True:
         started = time.monotonic()
         try:

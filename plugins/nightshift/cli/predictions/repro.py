@@ -53,12 +53,12 @@ def repro(  # noqa: PLR0913, PLR0917  (each is an option that a person types)
         raise typer.BadParameter(
             "Name one prediction, or --random <n>, or --training-set <version>."
         )
+    day = optional_partition(partition)
     settings = load_settings()
     spec = load_spec(settings.models_dir, model)
     if training_set:
         is_equal = _compare_training_set(settings, spec, training_set, as_json)
     else:
-        day = optional_partition(partition)
         replays = _replay(settings, spec, key, (sample, seed), day)
         if as_json:
             _print_documents(replays)

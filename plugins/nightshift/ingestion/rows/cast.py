@@ -47,6 +47,8 @@ _PARSERS = {
 }
 # Distinct strings of a column that are remembered; a column with more is text that hardly repeats.
 _MAX_KNOWN_TEXTS = 1 << 14
+# Their bytes: a value may have 64 KiB, and what is remembered outlives its file.
+_MAX_KNOWN_BYTES = 1 << 22
 
 
 class Reason(StrEnum):
@@ -164,7 +166,7 @@ class _CachedCast:
         Args:
             strings: shape (n,), text without nulls.
         """
-        if len(strings) > _MAX_KNOWN_TEXTS:
+        if _is_too_much(strings):
             return self._cast_distinct(strings)
         # Threads may replace the known strings at the same time: at worst some are cast twice.
         known, cast = self._known
@@ -193,7 +195,7 @@ class _CachedCast:
         """
         known, cast = self._known
         new = strings.filter(positions.is_null())
-        if len(known) + len(new) > _MAX_KNOWN_TEXTS:
+        if _is_too_much(known, new):
             # All known ones are forgotten, so that memory stays bounded.
             known, cast = self._empty
             new = strings
@@ -247,6 +249,13 @@ class _CachedCast:
             )
             problems[Reason.UNKNOWN_LEVEL] = is_true(pc.invert(is_known))
         return CastColumn(values, problems)
+
+
+def _is_too_much(*texts: pa.Array) -> bool:
+    """Return whether these texts together are more than a column remembers."""
+    n_texts = sum(len(part) for part in texts)
+    n_bytes = sum(part.nbytes for part in texts)
+    return n_texts > _MAX_KNOWN_TEXTS or n_bytes > _MAX_KNOWN_BYTES
 
 
 _cached_cast = lru_cache(maxsize=256)(_CachedCast)

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.contracts.datasets import ColumnType, DatasetContract
+from nightshift.contracts.datasets import DatasetContract
 from nightshift.contracts.partitions import Partition
 from nightshift.ingestion.rows.cast import Reason
 from nightshift.ingestion.rows.local_time import clock_changes
+from nightshift.ingestion.rows.refused_rows import RefusedRows
+from nightshift.ingestion.rows.repeated_keys import codes_of, is_repeated, resolve_repeated_keys
 from nightshift.ingestion.rows.typed_rows import DUPLICATE, GOOD, REASONS, TypedRows, type_rows
 from nightshift.quality.contract_check import DeliveredFile, check_refused, check_types
 from nightshift.quality.contract_errors import ContractError
@@ -56,7 +58,7 @@ class CheckedRows:
     values: pa.Table
     file_index: Numbers
     row_numbers: Numbers
-    refused: tuple[tuple[RefusedRow, ...], ...]
+    refused: tuple[RefusedRows, ...]
     n_refused: tuple[int, ...]
     n_duplicated: tuple[int, ...]
     errors: dict[int, ContractError]
@@ -124,118 +126,6 @@ def _count_by_file(
     return counts
 
 
-def resolve_repeated_keys(
-    contract: DatasetContract,
-    rows: TypedRows,
-) -> None:
-    """Keep the first of equal rows; refuse rows that share a key in a file but differ.
-
-    Rows that share a key because the clock showed its time twice are no duplicates, even if they
-    are equal: all are refused.
-
-    Args:
-        contract: Its key.
-        rows: All rows of the files; their verdicts change.
-    """
-    repeated = _rows_with_repeated_key(contract, rows)
-    in_repeated_hour = repeated[rows.was_twice[repeated]]
-    if len(in_repeated_hour):
-        culprit = _local_time_of_key(contract)
-        rows.refuse(
-            in_repeated_hour,
-            Reason.REPEATED_HOUR,
-            culprit,
-        )
-        # A key of which one row is left is repeated no more.
-        repeated = _rows_with_repeated_key(contract, rows)
-    if not len(repeated):
-        return
-    contents = _row_codes(
-        rows,
-        repeated,
-        rows.values.column_names,
-    )
-    is_copy = _is_repeated(contents, keeps_first=True)
-    rows.verdict[repeated[is_copy]] = DUPLICATE
-
-    # What still shares a key differs in another column.
-    distinct = repeated[~is_copy]
-    keys = _row_codes(
-        rows,
-        distinct,
-        contract.key,
-    )
-    conflicting = distinct[_is_repeated(keys)]
-    rows.refuse(
-        conflicting,
-        Reason.CONFLICTING_KEY,
-        -1,
-    )
-
-
-def _rows_with_repeated_key(
-    contract: DatasetContract,
-    rows: TypedRows,
-) -> Numbers:
-    """Return the good rows whose key another good row of their file has."""
-    good = np.flatnonzero(rows.verdict == GOOD)
-    keys = _row_codes(
-        rows,
-        good,
-        contract.key,
-    )
-    return good[_is_repeated(keys)]
-
-
-def _local_time_of_key(contract: DatasetContract) -> int:
-    """Return the index of the key's first column with local times, -1 for none."""
-    for index, column in enumerate(contract.columns):
-        is_local_time = column.type is ColumnType.LOCAL_TIMESTAMP
-        if is_local_time and column.name in contract.key:
-            return index
-    return -1
-
-
-def _is_repeated(
-    codes: Numbers,
-    *,
-    keeps_first: bool = False,
-) -> Mask:
-    """Return whether each code is there more than once; the first one may be left out."""
-    import pandas as pd
-
-    keep: Literal["first", False] = "first" if keeps_first else False
-    return pd.Series(codes).duplicated(keep=keep).to_numpy()
-
-
-def _row_codes(
-    rows: TypedRows,
-    chosen: Numbers,
-    names: Sequence[str],
-) -> Numbers:
-    """Return one number per chosen row, equal for rows of a file that are equal in some columns.
-
-    Args:
-        rows: The rows.
-        chosen: shape (n,), indices of rows.
-        names: Columns to compare.
-
-    Returns:
-        shape (n,).
-    """
-    import pandas as pd
-
-    codes = rows.file_index[chosen]
-    compared = rows.values.select(list(names)).take(chosen)  # noqa: PD011
-    for column in compared.columns:
-        encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
-        indices = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        n_distinct = indices.max(initial=0) + 1
-        # Renumbered after each column, so that the product never overflows.
-        codes = pd.factorize(codes * n_distinct + indices)[0]
-    return codes
-
-
 def malformed_rows(lines: MalformedRows) -> list[RefusedRow]:
     """Return the distinct rows among the malformed ones of a file."""
     distinct: dict[str, RefusedRow] = {}
@@ -254,7 +144,7 @@ def refused_by_file(
     malformed: Sequence[MalformedRows],
     rows: TypedRows,
     left_out: Collection[int] = (),
-) -> list[tuple[RefusedRow, ...]]:
+) -> list[RefusedRows]:
     """Return the distinct refused rows of each file, with their text.
 
     Args:
@@ -262,30 +152,21 @@ def refused_by_file(
         rows: All other rows.
         left_out: Indices of files whose rows are not listed.
     """
-    distinct: list[dict[tuple[Any, ...], RefusedRow]] = [{} for _ in malformed]
-    names = rows.strings.column_names
-    is_listed = (rows.verdict >= 0) & ~np.isin(
-        rows.file_index,
-        list(left_out),
-    )
-    listed = rows.take(np.flatnonzero(is_listed))
-    for i, delivered in enumerate(listed.strings.to_pylist()):
-        culprit = listed.culprit[i]
-        row = RefusedRow(
-            row_number=int(listed.row_numbers[i]),
-            reason=REASONS[listed.verdict[i]],
-            column=names[culprit] if culprit >= 0 else None,
-            delivered=delivered,
-        )
-        distinct[listed.file_index[i]].setdefault(
-            tuple(delivered.values()),
-            row,
-        )
-
+    all_refused = np.flatnonzero(rows.verdict >= 0)
+    file_index = rows.file_index[all_refused]
     refused = []
-    for index, of_file in enumerate(distinct):
-        first = [] if index in left_out else malformed_rows(malformed[index])
-        refused.append((*first, *of_file.values()))
+    for index, lines in enumerate(malformed):
+        if index in left_out:
+            refused.append(RefusedRows())
+            continue
+        chosen = all_refused[file_index == index]
+        of_file = None
+        # Most files have none.
+        if len(chosen):
+            codes = codes_of(rows.strings.take(chosen), rows.file_index[chosen])
+            is_copy = is_repeated(codes, keeps_first=True)
+            of_file = rows.take(chosen[~is_copy])
+        refused.append(RefusedRows(malformed_rows(lines), of_file))
     return refused
 
 

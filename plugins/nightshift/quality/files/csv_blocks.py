@@ -69,6 +69,7 @@ def csv_blocks(
                 malformed,
             )
             for batches in _group_batches(parser):
+                lines.raise_error()
                 strings = pa.Table.from_batches(batches)
                 _check_cells(strings, limits.cell_characters)
                 numbers = _row_numbers(
@@ -80,10 +81,12 @@ def csv_blocks(
                 first = int(numbers[-1]) + 1 if len(numbers) else first
                 yield Block(strings, numbers)
         except pa.ArrowInvalid as error:
+            lines.raise_error()
             malformed.refuse_too_many()
             if any(message in str(error) for message in _NO_ROWS_MESSAGES):
                 return
             raise
+        lines.raise_error()
         # The lines are counted without a parser: a row that the parser swallowed is noticed.
         n_lines, n_parsed = lines.n_lines - 1, n_rows + len(malformed.positions)
         if n_lines != n_parsed:

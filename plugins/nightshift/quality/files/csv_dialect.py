@@ -115,6 +115,7 @@ class CheckedLines:
         self._unread = memoryview(b"")
         self._replaced: dict[str, str] = {}
         self._n_replaced = 0
+        self._error: Exception | None = None
         self.n_lines = 0
         self.closed = False
 
@@ -127,12 +128,23 @@ class CheckedLines:
         self.closed = True
 
     def read(self, n_bytes: int = -1) -> memoryview:
-        """Return at most that many bytes, but at least one; none at the end."""
+        """Return at most that many bytes, but at least one; none at the end or after an error."""
         if not self._unread:
-            self._unread = memoryview(next(self._chunks, b""))
+            try:
+                self._unread = memoryview(next(self._chunks, b""))
+            except Exception as error:  # noqa: BLE001  (raised by `raise_error`)
+                # Arrow would keep an error, whose frames keep the parser, which keeps what it has
+                # read in advance: a circle through C++ that nobody frees, of up to 32 MiB a file.
+                self._error = error
         chunk = self._unread if n_bytes < 0 else self._unread[:n_bytes]
         self._unread = self._unread[len(chunk) :]
         return chunk
+
+    def raise_error(self) -> None:
+        """Raise what ended the bytes early; to be called before anything is made of them."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def original(self, text: str) -> str:
         """Return the line that a malformed row replaces, or the row itself."""

@@ -82,7 +82,8 @@ class DecompressedStream:
         maximum: int,
         error: OverLimitError,
     ) -> None:
-        self._stream, self._remaining, self._error = stream, maximum, error
+        self._stream, self._remaining = stream, maximum
+        self._error: ValueError = error
 
     @property
     def closed(self) -> bool:
@@ -113,5 +114,7 @@ class DecompressedStream:
         self._remaining -= len(piece)
         # Checked after each piece, so that a bomb costs one piece more than the limit.
         if self._remaining < 0:
-            raise self._error
+            # Raised once and not kept: its frames keep the parser, which keeps this stream.
+            error, self._error = self._error, ValueError("read on beyond the limit")
+            raise error
         return piece

@@ -31,6 +31,8 @@ _WITHOUT_SQL_FORM = frozenset({
     "expect_column_type_to_be",
 })  # fmt: skip
 """Expectations that Great Expectations cannot evaluate on a query: most need a frame of pandas."""
+_MAX_BYTES = 16 * 1024**2
+"""Of a suite; a set of a hundred thousand values has two million."""
 _NON_BLOCKING_SEVERITIES = frozenset({"warning", "info"})
 """Severities that stop nothing. Any other word stops the run, so a typo fails closed."""
 
@@ -189,7 +191,7 @@ def read_suite(expectations_dir: Path, dataset: str) -> Suite:
         )
     path = expectations_dir / f"{dataset}.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(_read_text(path))
         expectations = tuple(map(parse_expectation, document["expectations"]))
         suite = Suite(
             str(document["name"]),
@@ -200,6 +202,17 @@ def read_suite(expectations_dir: Path, dataset: str) -> Suite:
         raise unusable_suite(expectations_dir, dataset, error) from None
     _require_usable(dataset, suite)
     return suite
+
+
+def _read_text(path: Path) -> str:
+    # A pipe would be waited for without end, and a device has no end.
+    if path.exists() and not path.is_file():
+        raise ValueError("not a file")
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"larger than {_MAX_BYTES:,} bytes")
+    return content.decode()
 
 
 def unusable_suite(expectations_dir: Path, dataset: str, error: Exception) -> SuiteError:

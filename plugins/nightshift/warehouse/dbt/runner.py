@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nightshift.errors import RowsAlteredError, WarehouseRightsError
 from nightshift.failpoints import Failpoint, hit
 from nightshift.redaction import without_values
 from nightshift.stage_times import stage
@@ -47,12 +48,17 @@ _TODO_BY_WORDS = {
 
 @dataclass(frozen=True)
 class ModelRun:
-    """What dbt reports of one model of a run."""
+    """What dbt reports of one model of a run.
+
+    Attributes:
+        n_rows: Rows that the server reports to have stored; None where dbt does not say.
+    """
 
     model: str
     status: str
     seconds: float
     message: str
+    n_rows: int | None = None
 
 
 def run_models(
@@ -73,8 +79,8 @@ def run_models(
         One entry per model.
 
     Raises:
-        WarehouseError: The warehouse stopped, cancelled or refused; its class names the cause.
-        DbtError: A model failed.
+        WarehouseError: The warehouse stopped or cancelled; its class names the cause.
+        DbtError: A model failed; also one that lacks a right, under that code.
         DbtProcessError: dbt failed, or another number of models ran than was requested.
     """
     arguments = ["run", "--vars", json.dumps(variables)]
@@ -98,6 +104,7 @@ def _model_run(result: Mapping[str, Any]) -> ModelRun:
         status=result["status"],
         seconds=round(result["execution_time"], 2),
         message=without_values(result["message"] or ""),
+        n_rows=(result.get("adapter_response") or {}).get("rows_affected"),
     )
 
 
@@ -107,13 +114,17 @@ def _raise_for_failed_model(runs: list[ModelRun]) -> None:
         return
     # A skipped model only reads a broken one: the broken one has the message.
     broken = next((run for run in failed if run.status == "error"), failed[0])
-    if fault := fault_in(broken.message):
+    fault = fault_in(broken.message)
+    if fault is not None and not isinstance(fault, WarehouseRightsError | RowsAlteredError):
         raise fault
     error = DbtError(
         f"dbt model {broken.model} failed ({len(failed)} of {len(runs)} models did not run).",
         got=broken.message.strip() or broken.status,
         todo=_todo_of(broken.message),
     )
+    if fault is not None:
+        # A right or a policy is about one table: the models that do not read it can be built.
+        error = DbtError(fault.what, got=fault.got, todo=fault.todo, code=fault.code)
     # The caller may go on without these models, so all of them are named.
     error.models = tuple(run.model for run in failed)
     raise error
