@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nightshift.errors import NightshiftError, ServiceError, WarehouseError
+from nightshift.errors import NightshiftError, ObjectStoreError, ServiceError, WarehouseError
 from nightshift.settings import PROJECT_ROOT, load_settings
 from nightshift_local.process import ServerProcess
 from nightshift_local.servers.airflow_parts import AirflowPart
@@ -37,7 +37,9 @@ IMPORT_TIMEOUT_SECONDS = 120
 MIN_FREE_BYTES = 5 * 1024**3
 """A year of flights in every layer with its history takes less than 3 GiB."""
 MAX_PACKAGES_SHOWN = 8
+STORE_SECONDS = 5.0
 REINSTALL = "rm -f .venv/installed-lock && make install"
+LOGIN_REFUSALS = ("SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied", "(403)")
 LOCKED_PACKAGE = re.compile(r"^([a-z0-9][a-z0-9._-]*)==(\S+)", re.MULTILINE)
 
 
@@ -67,6 +69,7 @@ def diagnose(home: Path) -> Iterator[Finding]:
         check_disk,
         check_permissions,
         check_settings,
+        check_store,
         check_services,
         check_dags,
     )
@@ -227,6 +230,29 @@ where c.relnamespace = to_regnamespace('ops') and c.relname in ('loads', 'publis
     and not (has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert'))
 order by 1
 """
+
+
+def check_store(_home: Path) -> Iterator[Finding]:
+    """Yield whether the object store answers, takes the login and has the bucket."""
+    from nightshift.lake.object_store import ObjectStore
+
+    limits = {
+        "s3_connect_timeout_seconds": STORE_SECONDS,
+        "s3_read_timeout_seconds": STORE_SECONDS,
+        "s3_request_attempts": 2,
+    }
+    settings = load_settings().model_copy(update=limits)
+    address = settings.s3_endpoint_url or "the S3 of AWS"
+    try:
+        next(iter(ObjectStore.open(settings).list("doctor/none/")), None)
+    except ObjectStoreError as error:
+        what = f"[{error.code}] {error.what} {error.got or ''}"
+        fix = error.todo or "Correct NIGHTSHIFT_S3_*"
+        if any(answer in what for answer in LOGIN_REFUSALS):
+            fix = "Correct NIGHTSHIFT_S3_ACCESS_KEY_ID and NIGHTSHIFT_S3_SECRET_ACCESS_KEY"
+        yield Finding("object store", "broken", what, fix)
+    else:
+        yield Finding("object store", "ok", f"{address} has the bucket {settings.s3_bucket}")
 
 
 def check_services(home: Path) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -40,6 +41,9 @@ class AirflowState(Protocol):
     def pools(self) -> list[dict[str, Any]]:
         """Return the pools with their slots."""
 
+    def dag_ids(self) -> Container[str]:
+        """Return the DAGs that it has read."""
+
     def import_errors(self) -> list[str]:
         """Return the files that do not load, with the last line of their traceback."""
 
@@ -73,14 +77,16 @@ class EvaluationContext:
     def spec_files(self) -> DocumentFolder[ModelSpec]:
         """Return the spec files as they are now."""
         folder = self.settings.models_dir
-        return read_folder(folder, lambda name: _read_spec(folder, name, _state_of(folder, name)))
+        return read_folder(
+            folder, lambda name: _read_spec(folder, name, file_state(folder / f"{name}.yaml"))
+        )
 
     @cached_property
     def contract_files(self) -> DocumentFolder[DatasetContract]:
         """Return the contract files as they are now."""
         folder = self.settings.datasets_dir
         return read_folder(
-            folder, lambda name: _read_contract(folder, name, _state_of(folder, name))
+            folder, lambda name: _read_contract(folder, name, file_state(folder / f"{name}.yaml"))
         )
 
     @cached_property
@@ -205,22 +211,22 @@ class EvaluationContext:
 FileState = tuple[int, int]
 
 
-def _state_of(folder: Path, name: str) -> FileState:
-    """Return what changes when a file is edited: its time and size; zeros without a file."""
+def file_state(path: Path) -> FileState | None:
+    """Return what changes when a file is edited: its time and size; None without a file."""
     try:
-        state = (folder / f"{name}.yaml").stat()
+        state = path.stat()
     except FileNotFoundError:
-        return (0, 0)
+        return None
     return (state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=512)
-def _read_spec(folder: Path, name: str, _: FileState) -> ModelSpec:
+def _read_spec(folder: Path, name: str, _: FileState | None) -> ModelSpec:
     return load_spec.__wrapped__(folder, name)
 
 
 @lru_cache(maxsize=512)
-def _read_contract(folder: Path, name: str, _: FileState) -> DatasetContract:
+def _read_contract(folder: Path, name: str, _: FileState | None) -> DatasetContract:
     return load_contract.__wrapped__(folder, name)
 
 

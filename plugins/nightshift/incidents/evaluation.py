@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nightshift.errors import NightshiftError, cause_of, stack_of
+from nightshift.errors import cause_of, stack_of
 from nightshift.incidents.context import SEEN_ELSEWHERE_FOR, EvaluationContext
-from nightshift.incidents.facts import Fact, Rule, Unchecked
+from nightshift.incidents.facts import Fact, Rule
 from nightshift.incidents.health_subjects import keep_subjects
 from nightshift.incidents.records import SEEN_UNTIL, as_json
+from nightshift.incidents.rule_answers import RuleResult, ask, failed_rule
 from nightshift.incidents.rules.declared import RULES
 from nightshift.incidents.runbook_commands import page_of
 from nightshift.warehouse.connection import connect, warehouse_time
-from nightshift.warehouse.schema_lock import try_session_lock
+from nightshift.warehouse.schema_lock import locked_error, try_session_lock
 
 if TYPE_CHECKING:
     from nightshift.incidents.context import AirflowState
@@ -33,16 +34,21 @@ logger = logging.getLogger(__name__)
 
 EVALUATOR = "evaluator"
 FAILED_RULE = "failed rule"
+# Rules that say why others fail, with the error that those raise.
+CAUSES = {
+    "held locks": "LockNotAvailable",
+    "missing views": "UndefinedTable",
+    "missing tables": "UndefinedTable",
+    "warehouse rights": "InsufficientPrivilege",
+}
 GONE = "its fact is gone"
 OUT_OF_SIGHT = "its rule does not look at it any more; nobody has seen it repaired"
 # A rule that takes longer is cancelled by the warehouse, and becomes an incident itself.
 STATEMENT_TIMEOUT_SECONDS = 10
-
-
-class RuleFailedError(NightshiftError):
-    """A rule could not be evaluated: what it looks at is not known."""
-
-    code = "NS-INCIDENT-002"
+# A table that somebody holds keeps each rule that reads it so long; `held locks` says who does.
+LOCK_TIMEOUT_SECONDS = 1
+# What a lock kept from answering for a shorter time is no news: a deployment holds some.
+LOCK_PATIENCE = dt.timedelta(minutes=4)
 
 
 @dataclass(frozen=True)
@@ -68,23 +74,6 @@ class Evaluation:
     seconds: float = 0.0
 
 
-@dataclass
-class RuleResult:
-    """The answer of one rule.
-
-    Attributes:
-        facts: What is wrong, by key.
-        unchecked: Keys that it did not look at.
-        error: Why there is no answer; None if there is one.
-        seconds: How long it took.
-    """
-
-    facts: dict[str, Fact]
-    unchecked: set[str]
-    error: Exception | None = None
-    seconds: float = 0.0
-
-
 def evaluate(
     settings: Settings,
     *,
@@ -103,10 +92,17 @@ def evaluate(
         rules: The rules; all by default.
 
     Raises:
+        TableLockedError: Somebody holds the tables of incidents.
         WarehouseError: The warehouse cannot be reached or written.
     """
+    from psycopg.errors import LockNotAvailable
+
     started = time.monotonic()
-    impatient = settings.model_copy(update={"statement_timeout_seconds": STATEMENT_TIMEOUT_SECONDS})
+    limits = {
+        "statement_timeout_seconds": STATEMENT_TIMEOUT_SECONDS,
+        "lock_timeout_seconds": LOCK_TIMEOUT_SECONDS,
+    }
+    impatient = settings.model_copy(update=limits)
     with (
         connect(impatient, "nightshift incidents") as conn,
         # An older evaluation must not overwrite a newer one.
@@ -116,7 +112,11 @@ def evaluate(
         if not is_ours:
             return Evaluation(at, is_skipped=True)
         context = EvaluationContext(impatient, conn, at, airflow)
-        evaluation = _Evaluator(context, rules).run()
+        try:
+            evaluation = _Evaluator(context, rules).run()
+        except LockNotAvailable as error:
+            # Without its own tables no incident can be kept: whoever is told must know why.
+            raise locked_error(conn, "ops") or error from None
     seconds = time.monotonic() - started
     return Evaluation(
         at,
@@ -137,12 +137,16 @@ class _Evaluator:
         self.worsened: list[int] = []
         self.closed: list[int] = []
         self.failed: list[str] = []
+        self.explained: set[str] = set()
 
     def run(self) -> _Evaluator:
         """Evaluate each rule that is due, and store its answer before the next one."""
         conn = self.context.conn
-        rows = conn.execute("select kind, evaluated_at from ops.incident_rules").fetchall()
-        last: dict[str, dt.datetime] = dict(rows)
+        rows = conn.execute(
+            "select kind, evaluated_at, succeeded_at from ops.incident_rules"
+        ).fetchall()
+        last: dict[str, dt.datetime] = {name: evaluated_at for name, evaluated_at, _ in rows}
+        succeeded = {name: succeeded_at for name, _, succeeded_at in rows}
         failures: dict[str, Fact] = {}
         untouched: set[str] = set()
         for rule in self.rules:
@@ -156,10 +160,15 @@ class _Evaluator:
                 self._settle(rule.kind, rule.aspect, unseen, OUT_OF_SIGHT)
                 untouched.add(rule.kind)
                 continue
-            result = _ask(self.context, rule)
+            result = ask(self.context, rule)
+            if result.facts and rule.kind in CAUSES:
+                self.explained.add(CAUSES[rule.kind])
             if result.error is not None:
-                failures[rule.kind] = _failed_rule(rule, result.error)
                 self.failed.append(rule.kind)
+                if self._is_symptom(result.error, succeeded.get(rule.kind)):
+                    untouched.add(rule.kind)
+                else:
+                    failures[rule.kind] = failed_rule(rule, result.error)
             self._store(rule, result)
         # A rule that was not due keeps the incident about its own failure.
         self._settle(FAILED_RULE, "evaluation", RuleResult(failures, untouched))
@@ -167,6 +176,15 @@ class _Evaluator:
             self._forget_rules()
         keep_subjects(self.context)
         return self
+
+    def _is_symptom(self, error: Exception, succeeded_at: dt.datetime | None) -> bool:
+        """Return whether a rule failed for what another rule has found, or for a short lock."""
+        name = type(error).__name__
+        has_just_succeeded = (
+            succeeded_at is not None and self.context.now - succeeded_at < LOCK_PATIENCE
+        )
+        is_short_lock = name == CAUSES["held locks"] and has_just_succeeded
+        return name in self.explained or is_short_lock
 
     def _store(self, rule: Rule, result: RuleResult) -> None:
         conn = self.context.conn
@@ -243,40 +261,6 @@ class _Evaluator:
         )
         self._close([incident_id for (incident_id,) in rows], "its rule is gone")
         self.context.conn.execute("delete from ops.incident_rules where kind <> all(%s)", [kinds])
-
-
-def _ask(context: EvaluationContext, rule: Rule) -> RuleResult:
-    """Return the answer of a rule, or why there is none."""
-    started = time.monotonic()
-    result = RuleResult({}, set())
-    try:
-        # In one snapshot, and without a right to write.
-        with context.conn.transaction():
-            context.conn.execute("set transaction isolation level repeatable read, read only")
-            for finding in rule.find(context):
-                if isinstance(finding, Unchecked):
-                    result.unchecked.add(finding.fact_key)
-                else:
-                    result.facts[finding.fact_key] = finding
-    except Exception as error:  # noqa: BLE001 - whatever a rule raises harms only its own answer
-        logger.warning("The rule %r could not be evaluated:\n%s", rule.kind, stack_of(error))
-        result.error = error
-    result.seconds = time.monotonic() - started
-    return result
-
-
-def _failed_rule(rule: Rule, error: Exception) -> Fact:
-    return Fact(
-        code=RuleFailedError.code,
-        severity="warning",
-        health="unknown",
-        subject_type="rule",
-        subject=rule.kind,
-        what=f"The rule {rule.kind!r} could not be evaluated: {cause_of(error)}",
-        consequence="What it looks for would not be seen; its earlier incidents stay open.",
-        command="nightshift doctor",
-        facts={"cause": cause_of(error)},
-    )
 
 
 def _parameters(

@@ -101,7 +101,7 @@ def _explain_published(
     ).fetchone()
     if row is None:
         explanation.add(f"{spec.name} of {day} is not published.")
-        return False
+        return _explain_lost_pointer(context, spec, explanation)
     load_id, published_at, n_recorded = row
     # Counted rows: what the ledger says was published may have been deleted since.
     query = model_query(
@@ -132,6 +132,27 @@ def _explain_published(
                 command=f"nightshift score {spec.name} {day}",
             )
             break
+    return True
+
+
+def _explain_lost_pointer(
+    context: EvaluationContext, spec: ModelSpec, explanation: Explanation
+) -> bool:
+    """Say that a partition was published and that no pointer names it any more."""
+    day = explanation.partition.day
+    query = """
+        select max(published_at) from ops.loads
+        where dataset = %s and partition_date = %s and state = 'published'
+    """
+    row = context.conn.execute(query, [spec.predictions_dataset, day]).fetchone()
+    published_at = row[0] if row else None
+    if published_at is None:
+        return False
+    explanation.add(
+        f"It was, at {local_time(published_at)}: its row of ops.published is gone.",
+        code="NS-WRITE-007",
+        command=f"nightshift score {spec.name} {day}",
+    )
     return True
 
 

@@ -48,3 +48,15 @@ class ObjectTooLargeError(ObjectStoreError):
 
     code = "NS-LAKE-007"
     is_retryable = False
+
+
+class StoreClockError(ObjectStoreError):
+    """The store refuses requests since its clock and this machine's differ by a quarter hour."""
+
+    code = "NS-LAKE-008"
+
+
+class StoreCertificateError(ObjectStoreError):
+    """The certificate of the store is not accepted: expired, or of another host or authority."""
+
+    code = "NS-LAKE-009"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from nightshift.lake.object_errors import (
     BucketMissingError,
     ObjectDamagedError,
     ObjectMissingError,
+    StoreCertificateError,
+    StoreClockError,
     StoreFullError,
 )
 from nightshift.lake.transfer import MIN_BYTES_PER_SECOND, TransitError, call_within, size_of
@@ -46,10 +49,12 @@ _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
 _EXPECTED = ABSENT | RACING | _OWNED | DAMAGED
 """Refusals that the caller decides on."""
 _FULL = {"507", "InsufficientStorage", "InsufficientCapacity", "XMinioStorageFull", "QuotaExceeded"}
+_SKEWED = {"RequestTimeTooSkewed", "RequestExpired"}
 _FULL_DISK_HINT = (
     " A store whose own disk is full may answer so: look at it and at the store's log"
     " (`nightshift doctor`)."
 )
+_CERTIFICATE = re.compile(r"CERTIFICATE_VERIFY_FAILED\] certificate verify failed: ([^(\n]+)")
 _PLAIN_ETAG = re.compile('"?([0-9a-f]{32})"?')
 _SESSION_LOCK = Lock()
 """Threads may share a client, but not the session while it makes one."""
@@ -152,11 +157,23 @@ class BucketRequests:
         # It may exist and belong to somebody else.
         self._request(self._client.head_bucket)
 
-    def put_if_absent(self, key: str, data: bytes | Path, digest: bytes, content_type: str) -> str:
-        """Write an object unless the key exists; return an empty string, or why not as a code."""
+    def put(
+        self,
+        key: str,
+        data: bytes | Path,
+        digest: bytes,
+        content_type: str,
+        *,
+        replaces: bool = False,
+    ) -> str:
+        """Write an object; return an empty string, or why not as a code.
+
+        An object that is there is a refusal, unless the call ``replaces`` it.
+        """
+        condition = {} if replaces else {"IfNoneMatch": "*"}
         request: dict[str, Any] = {
             "Key": key,
-            "IfNoneMatch": "*",
+            **condition,
             "ContentType": content_type,
             "ContentLength": size_of(data),
             "ChecksumSHA256": base64.b64encode(digest).decode(),
@@ -254,13 +271,20 @@ class BucketRequests:
                     expected="the bucket that NIGHTSHIFT_S3_BUCKET names, at"
                     " NIGHTSHIFT_S3_ENDPOINT_URL",
                     got="no such bucket",
-                    todo="Correct the setting; only for a new lake: `nightshift migrate` creates"
-                    " the bucket.",
+                    todo="Correct NIGHTSHIFT_S3_BUCKET; only for a new lake: `nightshift migrate`"
+                    " creates the bucket.",
                 )
             return ObjectMissingError(
                 f"{self.uri(key)} does not exist.",
                 todo="Check the bucket and the key; an object that a manifest names is never"
                 " deleted.",
+            )
+        if codes & _SKEWED:
+            return StoreClockError(
+                f"The clock of the object store or of {socket.gethostname()} is wrong.",
+                expected="clocks that differ by less than 15 minutes",
+                got=_clocks(error),
+                todo="Set the clock that is wrong (`timedatectl status`), then rerun the task.",
             )
         if codes & _FULL:
             return StoreFullError(
@@ -271,6 +295,15 @@ class BucketRequests:
         return self._failure(verb, key, error)
 
     def _failure(self, verb: str, key: str, error: Exception) -> ObjectStoreError:
+        # The words of OpenSSL are all that the client passes on.
+        certificate_problem = _CERTIFICATE.search(str(error))
+        if certificate_problem:
+            return StoreCertificateError(
+                "The certificate of the object store is not accepted:"
+                f" {certificate_problem[1].strip()}.",
+                got=str(error),
+                todo="Renew it there; one of your own authority needs AWS_CA_BUNDLE here.",
+            )
         may_be_full = verb == "write" and "(InternalError)" in str(error)
         return ObjectStoreError(
             f"Cannot {verb} {self.uri(key)}.",
@@ -350,6 +383,13 @@ def broken_body_errors() -> tuple[type[Exception], ...]:
         exceptions.ResponseStreamingError,
         HTTPError,
     )
+
+
+def _clocks(error: ClientError) -> str:
+    """Return both clocks at the refusal."""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    local = dt.datetime.now(dt.UTC)
+    return f"{local:%Y-%m-%d %H:%M:%S} UTC here, {headers.get('date', 'unknown')} there"
 
 
 def _codes(error: ClientError) -> set[str]:

@@ -48,7 +48,7 @@ def write_snapshot(store: ObjectStore, table: pa.Table, prefix: str) -> Snapshot
     data = _parquet(table)
     digest = sha256(data).hexdigest()
     key = f"{prefix}/{digest}.parquet"
-    store.put(key, data, _CONTENT_TYPE)
+    store.put(key, data, _CONTENT_TYPE, names_content=True)
     return Snapshot(key, digest, table.num_rows)
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
-from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, model_validator
 
-from nightshift.contracts.partitions import operating_timezone
 from nightshift.contracts.yaml_document import Frozen, Identifier, PositiveInt, read_document
 from nightshift.errors import NightshiftError, SpecError
+from nightshift.notices.local_hours import Heartbeat, QuietHours
 
 if TYPE_CHECKING:
     from nightshift.settings import Settings
@@ -25,9 +23,14 @@ COMMAND_OF_ENVIRONMENT, WEBHOOK_OF_ENVIRONMENT = "notify_command", "notify_url"
 
 
 class NoticeSettingsError(NightshiftError):
-    """The settings of notices are wrong, or a secret that they name is missing."""
+    """The settings of notices are wrong, or a secret that they name is missing.
+
+    Attributes:
+        command: Brings the last good file back; empty where that is not known.
+    """
 
     code = "NS-NOTICE-001"
+    command: str = ""
 
 
 class SecretReference(Frozen):
@@ -194,43 +197,6 @@ class Route(Frozen):
         return is_owner and severity in self.severities
 
 
-class QuietHours(Frozen):
-    """Hours in which less severe incidents wait; what ended in the meantime is told as ended.
-
-    Attributes:
-        begin: Local time.
-        end: Local time; before ``begin`` it is that of the next day.
-        timezone: Name of the zone; null takes the operating timezone.
-        severities: Severities that wait.
-    """
-
-    begin: dt.time
-    end: dt.time
-    timezone: str | None = None
-    severities: tuple[Literal["warning", "info"], ...] = ("info",)
-
-    @field_validator("timezone")
-    @classmethod
-    def _zone_exists(cls, name: str | None) -> str | None:
-        if name is not None:
-            try:
-                ZoneInfo(name)
-            except (KeyError, OSError, ValueError) as error:
-                raise ValueError("a timezone such as Europe/Berlin") from error
-        return name
-
-    def hold(self, severity: str, at: dt.datetime) -> bool:
-        """Return whether incidents of this severity wait at an instant (with a timezone)."""
-        if severity not in self.severities:
-            return False
-        zone = ZoneInfo(self.timezone or operating_timezone())
-        time = at.astimezone(zone).time()
-        if self.begin <= self.end:
-            return self.begin <= time < self.end
-        # Over midnight: the evening or the morning.
-        return time >= self.begin or time < self.end
-
-
 class NoticeSettings(Frozen):
     """Who is told of incidents, how, and when.
 
@@ -239,6 +205,7 @@ class NoticeSettings(Frozen):
         routes: Which incidents go where.
         otherwise: Channels for an incident that no route fits.
         quiet_hours: Hours in which less severe incidents wait; null for none.
+        heartbeat: When and where a sign of life is sent each day; null for none.
         digest_above: Messages of a channel in ten minutes above which all further ones become one
             digest.
         runbooks_url: Address that a page such as ``docs/runbooks/NS-CORE-000.md`` is appended to;
@@ -252,6 +219,7 @@ class NoticeSettings(Frozen):
     routes: tuple[Route, ...] = ()
     otherwise: tuple[Identifier, ...] = ()
     quiet_hours: QuietHours | None = None
+    heartbeat: Heartbeat | None = None
     digest_above: PositiveInt = 5
     runbooks_url: str = ""
 
@@ -260,6 +228,8 @@ class NoticeSettings(Frozen):
         named = set(self.otherwise)
         for route in self.routes:
             named |= set(route.channels)
+        if self.heartbeat is not None:
+            named |= set(self.heartbeat.channels)
         # A typo here would tell nobody, and nobody would notice.
         known = self.channels.by_name.keys()
         unknown = sorted(named - known)

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 
 FOLDER = "notices"
 FORGOTTEN_AFTER = dt.timedelta(days=7)
+NOTICE_SETTINGS = "notice settings"
+_BLIND, _UNSEEN = "Nobody can see what is broken", "Whatever is broken besides stays unseen."
+# What is notified with the settings that worked last is seen all the same.
+_SENTENCES = {NOTICE_SETTINGS: "What is wrong now"}
+_CONSEQUENCES = {
+    NOTICE_SETTINGS: "Notices go by the settings that worked last; changes have no effect."
+}
 
 
 @dataclass
@@ -83,7 +90,7 @@ def tell_outage(
             key=f"nightshift-outage-{uuid.uuid4().hex}",
             name=name,
             code=getattr(error, "code", NightshiftError.code),
-            what=f"Nobody can see what is broken: {name}: {cause_of(error)}",
+            what=_describe(name, error),
             since=dt.datetime.now(dt.UTC).isoformat(),
             command=_command(settings, error),
         )
@@ -112,11 +119,18 @@ def tell_end_of_outage(
             return []
         # Who did not hear of the beginning hears of both at the end.
         channels = _critical_channels(notices) | set(outage.notified)
-        results = _tell(notices, outage, "closed", channels, outage.notified_of_end)
+        results = _tell(
+            notices,
+            outage,
+            "closed",
+            channels,
+            outage.notified_of_end,
+        )
         # A channel that never takes the end must not keep the record for ever.
         # Only channels that still exist can be told.
         known = notices.channels.by_name.keys()
-        waiting = channels & known - set(outage.notified_of_end)
+        notified = set(outage.notified_of_end)
+        waiting = channels & known - notified
         is_told = not waiting
         if is_told or _age(outage) > FORGOTTEN_AFTER:
             path.unlink()
@@ -125,8 +139,16 @@ def tell_end_of_outage(
     return results
 
 
+def _describe(name: str, error: Exception) -> str:
+    sentence = _SENTENCES.get(name, _BLIND)
+    return f"{sentence}: {name}: {cause_of(error)}"
+
+
 def _command(settings: Settings, error: Exception) -> str:
-    # What a person does first is on the page of the code.
+    # An error may know it; else what a person does first is on the page of the code.
+    known = getattr(error, "command", "")
+    if known:
+        return str(known)
     code = getattr(error, "code", NightshiftError.code)
     values = {"database": settings.warehouse_database}
     return page_command(code, values)
@@ -194,10 +216,11 @@ def _tell(
         else:
             result.n_sent = 1
 
-    # A channel that was taken out of the settings can be told nothing.
+    # A channel that was taken out of the settings can be notified_before nothing.
     known = channels & notices.channels.by_name.keys()
-    waiting = known - set(notified)
-    results = in_threads(sorted(waiting), deliver)
+    notified_before = set(notified)
+    waiting = sorted(known - notified_before)
+    results = in_threads(waiting, deliver)
     taken = [result.channel for result in results if result.n_sent]
     notified.extend(taken)
     return results
@@ -209,8 +232,9 @@ def _critical_channels(notices: NoticeSettings) -> set[str]:
     for route in notices.routes:
         # Owners do not count: what nobody can see may be anybody's.
         is_critical = "critical" in route.severities
-        if is_critical:
-            names |= set(route.channels)
+        if not is_critical:
+            continue
+        names |= set(route.channels)
     return names
 
 
@@ -238,7 +262,7 @@ def _as_incident(outage: Outage, closed_at: dt.datetime | None) -> Incident:
         closed_at=closed_at,
         n_seen=1,
         what=outage.what,
-        consequence="Whatever is broken besides stays unseen.",
+        consequence=_CONSEQUENCES.get(outage.name, _UNSEEN),
         deadline_at=None,
         command=outage.command,
         runbook=page_of(outage.code),

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import WarehouseError, cause_of
 from nightshift.notices.delivery import ChannelResult, deliver
-from nightshift.notices.notice_settings import load_notice_settings
-from nightshift.notices.outage import tell_end_of_outage, tell_outage
+from nightshift.notices.heartbeat import send_heartbeat
+from nightshift.notices.last_good_settings import usable_settings
+from nightshift.notices.outage import NOTICE_SETTINGS, tell_end_of_outage, tell_outage
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
     from nightshift.incidents.context import AirflowState
     from nightshift.incidents.evaluation import Evaluation
+    from nightshift.notices.notice_settings import NoticeSettings, NoticeSettingsError
     from nightshift.settings import Settings
 
 WAREHOUSE, EVALUATION, FRESHNESS_CHECK = "warehouse", "evaluation", "freshness check"
@@ -61,19 +63,21 @@ def tell(
         airflow: Airflow's API, where it can be reached.
 
     Raises:
-        NoticeSettingsError: The settings of notices are wrong.
+        NoticeSettingsError: The settings of notices are wrong, and none has worked here before.
     """
     from nightshift.incidents.evaluation import evaluate
 
-    notices = load_notice_settings(settings)
+    notices, wrong = usable_settings(settings)
+    results = _tell_of_settings(settings, notices, wrong)
     try:
         with connect(settings, "nightshift notices") as conn:
             conn.execute("select 1")
     except WarehouseError as error:
-        return Round(tell_outage(settings, notices, WAREHOUSE, error), cause_of(error))
+        results += tell_outage(settings, notices, WAREHOUSE, error)
+        return Round(results, cause_of(error))
 
     problem, evaluation = "", None
-    results = tell_end_of_outage(settings, notices, WAREHOUSE)
+    results += tell_end_of_outage(settings, notices, WAREHOUSE)
     try:
         evaluation = evaluate(settings, at=at, airflow=airflow)
         results += tell_end_of_outage(settings, notices, EVALUATION)
@@ -83,7 +87,18 @@ def tell(
         results += tell_outage(settings, notices, EVALUATION, error, EVALUATION_PATIENCE)
     # What was found before, here or elsewhere, is told all the same.
     results += deliver(settings, notices)
+    results += send_heartbeat(settings, notices)
     return Round(results, problem, evaluation)
+
+
+def _tell_of_settings(
+    settings: Settings, notices: NoticeSettings, wrong: NoticeSettingsError | None
+) -> list[ChannelResult]:
+    """Tell the beginning or the end of settings that are wrong, by those that worked last."""
+    if wrong is None:
+        return tell_end_of_outage(settings, notices, NOTICE_SETTINGS)
+    logger.warning("The settings of notices are wrong: %s", wrong)
+    return tell_outage(settings, notices, NOTICE_SETTINGS, wrong, EVALUATION_PATIENCE)
 
 
 def tell_blindness(settings: Settings, name: str, error: Exception) -> list[ChannelResult]:
@@ -92,7 +107,8 @@ def tell_blindness(settings: Settings, name: str, error: Exception) -> list[Chan
     Raises:
         NoticeSettingsError: The settings of notices are wrong.
     """
-    return tell_outage(settings, load_notice_settings(settings), name, error)
+    notices, _ = usable_settings(settings)
+    return tell_outage(settings, notices, name, error)
 
 
 def end_blindness(settings: Settings, name: str) -> list[ChannelResult]:
@@ -101,7 +117,8 @@ def end_blindness(settings: Settings, name: str) -> list[ChannelResult]:
     Raises:
         NoticeSettingsError: The settings of notices are wrong.
     """
-    return tell_end_of_outage(settings, load_notice_settings(settings), name)
+    notices, _ = usable_settings(settings)
+    return tell_end_of_outage(settings, notices, name)
 
 
 def tell_quietly(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import code_version
 from nightshift.lake.content_keys import content_key
+from nightshift.lake.object_errors import ObjectCorruptError, ObjectMissingError
 from nightshift.models.booster import trees_digest
 
 if TYPE_CHECKING:
@@ -164,9 +165,29 @@ def _store_files(store: ObjectStore, trained: TrainedModel, prefix: str) -> dict
         content = trained.files[name]
         key = f"{prefix}/{name}"
         stored[f"{part}_key"] = key
-        stored[f"{part}_sha256"] = store.put(key, content, _CONTENT_TYPES[name])
+        # The folder is named by the digest of both files: other content is damage.
+        digest = store.put(key, content, _CONTENT_TYPES[name], names_content=True)
+        stored[f"{part}_sha256"] = digest
         stored[f"{part}_bytes"] = len(content)
     return stored
+
+
+def has_intact_files(store: ObjectStore, candidate: Candidate) -> bool:
+    """Return whether both files of a registered candidate are what was stored.
+
+    Raises:
+        ObjectStoreError: The object store cannot be reached.
+    """
+    files = [
+        (candidate.model_key, candidate.model_sha256),
+        (candidate.metadata_key, candidate.metadata_sha256),
+    ]
+    try:
+        for key, digest in files:
+            store.verify(key, digest)
+    except (ObjectMissingError, ObjectCorruptError):
+        return False
+    return True
 
 
 def find_candidate(

@@ -16,6 +16,7 @@ from nightshift.training.candidate import (
     Candidate,
     Provenance,
     find_candidate,
+    has_intact_files,
     store_candidate,
     store_evaluated,
 )
@@ -47,8 +48,9 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
     with connect(settings, run.application_name) as conn:
         training_set = find_training_set(conn, training_set_key)
         registered = find_candidate(conn, spec, training_set)
-    # A fit takes minutes; a rerun of a registered version takes none.
-    if registered is not None:
+    # A fit takes minutes; a rerun of a registered version takes none. If its files were lost or
+    # damaged, the same fit writes them again.
+    if registered is not None and has_intact_files(store, registered):
         return registered
 
     rows = read_rows(store, training_set)

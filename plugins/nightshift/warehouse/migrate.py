@@ -6,19 +6,17 @@ A raw table belongs to one contract.
 from __future__ import annotations
 
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.document_folder import combined_error
 from nightshift.errors import SpecError, WarehouseError
 from nightshift.warehouse.relations.columns import TableColumn, table_columns
+from nightshift.warehouse.relations.schema_views import MIGRATIONS, create_missing_views
 from nightshift.warehouse.schema_lock import change_schema
 
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract
     from nightshift.warehouse.connection import Connection
-
-MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def migrate(conn: Connection, contracts: dict[str, DatasetContract]) -> list[str]:
@@ -60,6 +58,7 @@ def _apply_pending(
     for name in pending:
         conn.execute(files[name].read_bytes())
         conn.execute("insert into ops.schema_migrations (name) values (%s)", [name])
+    create_missing_views(conn)
     problems: list[SpecError] = []
     for contract in contracts.values():
         # A contract that does not fit leaves its table as it was, and does not stop the next.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from nightshift.errors import WarehouseError
 from nightshift.warehouse.connection import connect
 
 if TYPE_CHECKING:
@@ -22,6 +26,9 @@ _SET_UP_LOCK = 0x7365747570  # "setup"
 _SCHEMA_WAIT_SECONDS = 120
 _SET_UP_WAIT_SECONDS = 900
 _ATTEMPTS = 5
+# A deployment holds a table for seconds.
+HELD_FOR = dt.timedelta(minutes=1)
+_SECOND_LOOK_SECONDS = 3.0
 
 Result = TypeVar("Result")
 
@@ -92,3 +99,104 @@ def try_session_lock(conn: Connection, name: str) -> Iterator[bool]:
     finally:
         if is_ours and not conn.closed:
             conn.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", [name])
+
+
+class TableLockedError(WarehouseError):
+    """A session holds a table for itself, and everybody else waits.
+
+    Attributes:
+        command: Ends that session.
+    """
+
+    code = "NS-WAREHOUSE-017"
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class HeldLock:
+    """A lock that keeps everybody else from a table.
+
+    Attributes:
+        pid: Process of the session on the server.
+        relation: The table, with its schema.
+        user: Who has it.
+        application: How the session calls itself; empty if that is not shown to us.
+        since: When its transaction began, UTC; None if that is not shown to us.
+    """
+
+    pid: int
+    relation: str
+    user: str
+    application: str
+    since: dt.datetime | None
+
+    @property
+    def holder(self) -> str:
+        """Return who holds it, for a sentence."""
+        application = f", {self.application}" if self.application else ""
+        return f"A session of {self.user} (process {self.pid}{application})"
+
+    @property
+    def end_command(self) -> str:
+        """Return the command that ends the session; PostgreSQL undoes what it has not committed."""
+        statement = f"select pg_terminate_backend({self.pid})"
+        return f'nightshift psql --role admin -c "{statement}"'
+
+
+def held_locks_on(conn: Connection, schemas: Sequence[str]) -> list[HeldLock]:
+    """Return the locks on tables of some schemas that another session has held for a minute.
+
+    The begin of a session of another user may be hidden from us: then the lock counts if it is
+    still there a moment later.
+    """
+    now = _now(conn)
+    locks = _locks(conn, schemas)
+    old = [lock for lock in locks if lock.since and now - lock.since >= HELD_FOR]
+    hidden = [lock for lock in locks if lock.since is None]
+    if hidden:
+        time.sleep(_SECOND_LOOK_SECONDS)
+        later = _locks(conn, schemas)
+        old += [lock for lock in hidden if lock in later]
+    return sorted(old, key=lambda lock: (lock.pid, lock.relation))
+
+
+def locked_error(conn: Connection, schema: str) -> TableLockedError | None:
+    """Return who holds a table of a schema for itself; None if nobody does."""
+    locks = _locks(conn, [schema])
+    if not locks:
+        return None
+    error = TableLockedError(
+        f"{locks[0].holder} holds {locks[0].relation} for itself.",
+        expected="tables that stages and rules can use",
+        todo="End that session if you know whose it is; nothing that was committed is lost:"
+        f" {locks[0].end_command}",
+    )
+    error.command = locks[0].end_command
+    return error
+
+
+def _now(conn: Connection) -> dt.datetime:
+    ((now,),) = conn.execute("select clock_timestamp()").fetchall()
+    at: dt.datetime = now
+    return at
+
+
+def _locks(conn: Connection, schemas: Sequence[str]) -> list[HeldLock]:
+    """Return the locks of other sessions that exclude readers or every writer."""
+    # What a transaction has made and not committed nobody waits for, and the catalog does not show.
+    rows = conn.execute(
+        """
+        select l.pid, n.nspname || '.' || c.relname, coalesce(a.usename, '?'),
+            coalesce(a.application_name, ''), a.xact_start
+        from pg_locks l
+        join pg_class c on c.oid = l.relation
+        join pg_namespace n on n.oid = c.relnamespace
+        left join pg_stat_activity a on a.pid = l.pid
+        where l.locktype = 'relation' and l.granted and l.pid <> pg_backend_pid()
+            and l.database = (select oid from pg_database where datname = current_database())
+            and l.mode in ('AccessExclusiveLock', 'ExclusiveLock')
+            and n.nspname = any(%s) and c.relkind in ('r', 'p', 'v', 'm')
+        """,
+        [list(schemas)],
+    )
+    return [HeldLock(*row) for row in rows]

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -157,6 +158,16 @@ class DagRun:
         return None
 
 
+@dataclass(frozen=True)
+class ReadDags:
+    """All DAGs but some."""
+
+    gone: set[str]
+
+    def __contains__(self, dag_id: object) -> bool:
+        return dag_id not in self.gone
+
+
 @dataclass
 class ReportedAirflow:
     """What Airflow's API would say of the runs of a world.
@@ -166,12 +177,17 @@ class ReportedAirflow:
         paused: DAGs that a person has paused.
         slots: Slots of the pools.
         silent_for: For how long each part has said nothing.
+        files: The file of a DAG; one whose file is gone is not there any more.
     """
 
     runs: dict[tuple[str, str | None], DagRun]
     paused: set[str] = field(default_factory=set)
     slots: dict[str, int] = field(default_factory=lambda: {"scoring": 4, "warehouse": 4})
     silent_for: dict[str, dt.timedelta] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+
+    def dag_ids(self) -> ReadDags:
+        return ReadDags({dag_id for dag_id, path in self.files.items() if not path.is_file()})
 
     def import_errors(self) -> list[str]:
         return []
@@ -288,12 +304,15 @@ def _score(settings: Settings, model: str) -> list[Step]:
 
 
 def _train(model: str) -> list[Step]:
-    """Return the tasks after the training set, whose key stands in the results."""
+    """Return the tasks that make a version; what decides about it is another matter."""
+
+    def build(key: str, _: Results) -> object:
+        return train_tasks.build_training_set.function(model, key)
 
     def train(key: str, results: Results) -> object:
         return train_tasks.train_model.function(model, results["build_training_set"], key)
 
-    return [Step("train", train)]
+    return [Step("build_training_set", build), Step("train", train)]
 
 
 if __name__ == "__main__":

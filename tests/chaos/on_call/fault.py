@@ -100,6 +100,9 @@ class Fault:
         stage: What the warehouse holds before.
         advice: Words of the page about what is done outside of nightshift.
         cure: Does that.
+        tells: Words of a notice after which a person does that before they run its command.
+        cured_by: Beginning of the command of a notice that does it, or that finds out what to do.
+        finding: Words that its output must have, if it only finds that out.
         values: Values of the placeholders of the commands.
         edit: What the page tells to replace in its commands.
         proved_by: The test in which the real scheduler meets the fault.
@@ -116,6 +119,9 @@ class Fault:
     stage: str = FEATURES
     advice: str = ""
     cure: Callable[[World], object] = lambda _: None
+    tells: str = ""
+    cured_by: str = ""
+    finding: str = ""
     values: dict[str, str] = field(default_factory=dict)
     edit: tuple[str, str] = ("", "")
     proved_by: str = ""

@@ -99,6 +99,7 @@ GOOD_FILE = {
     "commands": (CLEAR_INGEST,),
     "values": {"dag": INGEST, "day": HOLE},
     "is_right": World.has_weather,
+    "tells": "upstream has to deliver a good one first",
 }
 AGAIN = GOOD_FILE | {"advice": "upstream to deliver again"}
 

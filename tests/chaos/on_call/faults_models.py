@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from tests.chaos.on_call.fault import Fault, Seen, failed
 from tests.chaos.on_call.history import (
@@ -21,7 +22,10 @@ from tests.dags.conftest import read_dags
 from nightshift.contracts.model_spec import ModelSpec, load_spec
 
 PREDICTIONS = f"predictions/{MODEL}"
+SUITE_FILE = f"predictions/{MODEL}.json"
 CLEAR, CLEAR_SCORE = "nightshift airflow dags clear <dag>", "nightshift airflow dags clear score__"
+TRAIN_AGAIN = f"nightshift airflow dags clear {TRAIN} --partition-key {LAST_DAY} --yes"
+SCORE_RUN_AGAIN = f"nightshift airflow dags clear {SCORE} --partition-key {NIGHT} --yes"
 SCORE_AGAIN = "nightshift score <model> <day>"
 
 
@@ -58,21 +62,26 @@ def score_degraded(world: World) -> str:
     return world.status()
 
 
+def take_champion(world: World) -> None:
+    """Work in a bucket that holds all that makes the champion again."""
+    world.take_own_bucket(training_set_key(world))
+
+
 def model_is_deleted(world: World) -> str:
-    world.take_own_bucket()
+    take_champion(world)
     world.overwrite(key_of(world, "model_key"), None)
     return score_degraded(world)
 
 
 def a_bit_of_the_model_flips(world: World) -> str:
-    world.take_own_bucket()
+    take_champion(world)
     key = key_of(world, "model_key")
     world.overwrite(key, flipped(world.store.get(key)))
     return score_degraded(world)
 
 
 def metadata_is_emptied(world: World) -> str:
-    world.take_own_bucket()
+    take_champion(world)
     world.overwrite(key_of(world, "metadata_key"), b"")
     return score_degraded(world)
 
@@ -83,7 +92,7 @@ def secret_is_wrong_while_a_night_is_scored(world: World) -> str:
 
 
 def model_is_deleted_after_the_night(world: World) -> str:
-    world.take_own_bucket()
+    take_champion(world)
     world.overwrite(key_of(world, "model_key"), None)
     return world.start(SCORE, NIGHT).log
 
@@ -99,8 +108,9 @@ def train_on_damaged(world: World, damage: Callable[[bytes], bytes | None]) -> s
     key = training_set_key(world)
     world.take_own_bucket(key)
     world.overwrite(key, damage(world.store.get(key)))
-    run = world.prepare(TRAIN, NIGHT)
+    run = world.prepare(TRAIN, LAST_DAY)
     # The task before has built it in the same run.
+    run.states["build_training_set"] = "success"
     run.results["build_training_set"] = key
     run.run(world.settings)
     return run.log
@@ -117,17 +127,19 @@ def model_is_trained(world: World) -> bool:
 
 
 def suite_is(world: World, text: str | None) -> str:
-    path = world.take_own_folder("expectations_dir") / "predictions" / f"{MODEL}.json"
+    folder = world.take_own_folder("expectations_dir")
+    world.commit(folder)
+    path = folder / SUITE_FILE
     path.unlink()
     if text is not None:
         path.write_text(text)
+    world.commit(folder)
     return world.start(SCORE, NIGHT).log
 
 
 def suite_is_restored(world: World) -> None:
-    name = f"predictions/{MODEL}.json"
-    good = world.history.settings.expectations_dir / name
-    (world.settings.expectations_dir / name).write_text(good.read_text())
+    good = world.history.settings.expectations_dir / SUITE_FILE
+    (world.settings.expectations_dir / SUITE_FILE).write_text(good.read_text())
 
 
 def spec_is_emptied(world: World) -> str:
@@ -142,6 +154,12 @@ def spec_is_restored(world: World) -> None:
     name = f"models/{MODEL}.yaml"
     good = world.history.settings.dags_dir / name
     (world.settings.dags_dir / name).write_text(good.read_text())
+
+
+def is_scored_with_its_spec(world: World) -> bool:
+    """Return whether the file is right again and the night's run, whose event waits, works."""
+    # `catch_up` emits the event again when the DAG is back.
+    return world.start(SCORE, NIGHT).is_success and predictions_are_right(world)
 
 
 def rollback_to_a_version_that_never_served(world: World) -> str:
@@ -178,6 +196,7 @@ LOST_FILE = Seen(
     command=f"nightshift train {MODEL} {LAST_DAY}",
     consequence="The next night is scored by the champion before it",
 )
+DAMAGED_FILE = replace(LOST_FILE, code="NS-LAKE-004")
 STORE_REFUSES = Seen(
     "NS-LAKE-001",
     "object store",
@@ -195,7 +214,7 @@ DEGRADED = {
 LOST_TRAINING = {
     "stage": UNTRAINED,
     "commands": (CLEAR,),
-    "values": {"dag": TRAIN},
+    "values": {"dag": TRAIN, "day": LAST_DAY},
     "cure": training_set_is_restored,
     "is_right": model_is_trained,
 }
@@ -206,7 +225,15 @@ SUITE = {
     "commands": (CLEAR,),
     "values": {"dag": SCORE},
     "is_right": predictions_are_right,
-    "seen": (failed(SCORE, "NS-GATE-002", NIGHT),),
+    "seen": (
+        Seen(
+            "NS-GATE-002",
+            f"expectations/{SUITE_FILE}",
+            command=f"git -C expectations checkout <commit>~1 -- {SUITE_FILE}",
+            consequence=f"Nothing of {PREDICTIONS} is published",
+        ),
+        failed(SCORE, "NS-GATE-002", NIGHT),
+    ),
 }
 
 FAULTS = (
@@ -223,7 +250,7 @@ FAULTS = (
         a_bit_of_the_model_flips,
         cause="NS-LAKE-004",
         cure=restored("model_key"),
-        seen=(FELL_BACK,),
+        seen=(DAMAGED_FILE, FELL_BACK),
         **DEGRADED,
     ),
     Fault(
@@ -239,6 +266,8 @@ FAULTS = (
         secret_is_wrong_while_a_night_is_scored,
         cause="NS-LAKE-001",
         cure=lambda world: world.restore("s3_secret_access_key"),
+        cured_by="nightshift doctor",
+        finding="NIGHTSHIFT_S3_SECRET_ACCESS_KEY",
         seen=(FELL_BACK, STORE_REFUSES),
         **DEGRADED,
     ),
@@ -252,7 +281,7 @@ FAULTS = (
         cure=restored("model_key"),
         commands=(CLEAR_SCORE,),
         is_right=lambda world: world.runs[SCORE, NIGHT].is_success and world.has(PREDICTIONS),
-        seen=(failed(SCORE, "NS-SCORE-004", NIGHT), LOST_FILE),
+        seen=(failed(SCORE, "NS-SCORE-004", NIGHT, command=SCORE_RUN_AGAIN), LOST_FILE),
         stage=SCORED,
     ),
     Fault(
@@ -261,8 +290,8 @@ FAULTS = (
         "NS-LAKE-004",
         cause="training",
         page="do not have the digest that the warehouse recorded",
-        seen=(failed(TRAIN, "NS-LAKE-004", NIGHT, severity="info"),),
-        advice="Restore the object from a version or backup under the same key",
+        seen=(failed(TRAIN, "NS-LAKE-004", LAST_DAY, severity="info", command=TRAIN_AGAIN),),
+        advice="clear the whole run, so that it is built again",
         **LOST_TRAINING,
     ),
     Fault(
@@ -271,7 +300,7 @@ FAULTS = (
         "NS-LAKE-002",
         cause="training",
         page="An object that is referenced is not in the bucket",
-        seen=(failed(TRAIN, "NS-LAKE-002", NIGHT, severity="info"),),
+        seen=(failed(TRAIN, "NS-LAKE-002", LAST_DAY, severity="info", command=TRAIN_AGAIN),),
         advice="restore the object from the bucket's versions or backup",
         **LOST_TRAINING,
     ),
@@ -306,7 +335,7 @@ FAULTS = (
             ),
         ),
         commands=(SCORE_AGAIN,),
-        is_right=predictions_are_right,
+        is_right=is_scored_with_its_spec,
     ),
     Fault(
         "a rollback to a version that never served",

@@ -18,6 +18,7 @@ from nightshift.errors import StaleTokenError
 from nightshift.scoring import pipeline
 
 START = "nightshift airflow backfill create --dag-id ingest"
+INGEST_HOLE = f"{START} --from-date {HOLE} --to-date {HOLE} --max-active-runs 1"
 SCHEDULER = "tests/chaos/scheduler"
 
 
@@ -150,12 +151,13 @@ FAULTS = (
         page="Mostly somebody started an old or mistyped day",
         advice="Else ingest the missing days",
         cure=hole_is_delivered,
+        tells="upstream has to deliver it first",
         seen=(
             failed(
                 TRANSFORM,
                 "NS-AIRFLOW-009",
                 LATER,
-                command=f"{START} --from-date {HOLE} --to-date {HOLE} --max-active-runs 1",
+                command=INGEST_HOLE,
             ),
         ),
         commands=(START, "nightshift airflow dags clear transform"),
@@ -198,7 +200,7 @@ FAULTS = (
         "NS-SCORE-003",
         cause=HOLE,
         page="whose feature view has no published load",
-        seen=(failed(SCORE, "NS-SCORE-003", HOLE),),
+        seen=(failed(SCORE, "NS-SCORE-003", HOLE, command=INGEST_HOLE),),
         commands=(START,),
         values={"day": HOLE},
         is_right=lambda world: world.has(PREDICTIONS, HOLE),

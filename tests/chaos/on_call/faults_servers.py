@@ -97,7 +97,7 @@ WAREHOUSE = {
     "is_right": predictions_are_right,
 }
 STORE_AWAY = replace(STORE_REFUSES, command="nightshift up")
-NO_BUCKET = replace(STORE_REFUSES, code="NS-LAKE-019", command="nightshift migrate")
+NO_BUCKET = replace(STORE_REFUSES, code="NS-LAKE-019")
 
 
 def blind(code: str, command: str, subject: str = "warehouse") -> tuple[Seen]:
@@ -152,6 +152,7 @@ FAULTS = (
         page="server down",
         advice="check `NIGHTSHIFT_S3_*`",
         cure=lambda world: world.restore("s3_endpoint_url", "s3_request_attempts"),
+        cured_by="nightshift up",
         seen=(failed(INGEST, "NS-LAKE-001", HOLE), STORE_AWAY),
         **STORE,
     ),
@@ -163,6 +164,8 @@ FAULTS = (
         page="wrong key",
         advice="check `NIGHTSHIFT_S3_*`",
         cure=lambda world: world.restore("s3_secret_access_key"),
+        cured_by="nightshift doctor",
+        finding="NIGHTSHIFT_S3_SECRET_ACCESS_KEY",
         seen=(failed(INGEST, "NS-LAKE-001", HOLE), STORE_REFUSES),
         **STORE,
     ),
@@ -174,6 +177,8 @@ FAULTS = (
         page="it has no bucket of the configured name",
         advice="Correct the setting where the task runs",
         cure=lambda world: world.restore("s3_bucket"),
+        cured_by="nightshift doctor",
+        finding="Correct NIGHTSHIFT_S3_BUCKET",
         seen=(failed(INGEST, "NS-LAKE-019", HOLE), NO_BUCKET),
         **STORE,
     ),
@@ -185,6 +190,7 @@ FAULTS = (
         page="There is no connection to PostgreSQL",
         advice="check host, port and password",
         cure=lambda world: world.restore("warehouse_port"),
+        cured_by="nightshift up",
         seen=blind("NS-WAREHOUSE-001", "nightshift up"),
         commands=(CLEAR,),
         **WAREHOUSE,
@@ -197,7 +203,9 @@ FAULTS = (
         page="wrong user, password or database",
         advice="Correct `NIGHTSHIFT_WAREHOUSE_USER`, `_PASSWORD`",
         cure=lambda world: world.restore("warehouse_password"),
-        seen=blind("NS-WAREHOUSE-008", "nightshift up"),
+        cured_by="nightshift doctor",
+        finding="Correct user, password and database",
+        seen=blind("NS-WAREHOUSE-008", "nightshift doctor"),
         commands=(CLEAR,),
         **WAREHOUSE,
     ),

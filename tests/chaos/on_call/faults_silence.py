@@ -21,6 +21,7 @@ from tests.chaos.on_call.world import SCORE, World
 from nightshift.lake.content_keys import content_key
 
 PAGE = b"<h1>Evidence</h1>"
+DAG_FILE = "score.py"
 AFTER_THE_NIGHT = dt.datetime(2013, 1, 22, 14, tzinfo=dt.UTC)
 """After the deadline of the night, and before the next day's files are due."""
 
@@ -32,6 +33,15 @@ def scheduler_dies(world: World) -> None:
 def pool_is_closed(world: World) -> None:
     run_by_night(world)
     world.airflow.slots["scoring"] = 0
+
+
+def dag_file_is_deleted(world: World) -> None:
+    assert world.start(SCORE, NIGHT).is_success
+    folder = world.take_own_folder("dags_dir")
+    world.commit(folder)
+    (folder / DAG_FILE).unlink()
+    world.commit(folder)
+    world.airflow.files[SCORE] = folder / DAG_FILE
 
 
 def dag_is_paused(world: World) -> None:
@@ -184,6 +194,25 @@ FAULTS = (
         ),
     ),
     Fault(
+        "the file of the DAGs is deleted",
+        dag_file_is_deleted,
+        "NS-SERVICE-012",
+        cause="does not have score__",
+        page="the file of the DAGs is gone",
+        advice="bring it back",
+        commands=(),
+        cure=lambda world: world.check_out("dags_dir", DAG_FILE),
+        is_right=lambda world: (world.settings.dags_dir / DAG_FILE).is_file(),
+        seen=(
+            Seen(
+                "NS-SERVICE-012",
+                "airflow DAGs",
+                command=f"git -C dags checkout <commit>~1 -- {DAG_FILE}",
+                consequence="Their runs do not begin",
+            ),
+        ),
+    ),
+    Fault(
         "a run ends by its time limit",
         run_reaches_its_limit,
         "NS-AIRFLOW-013",
@@ -221,6 +250,7 @@ FAULTS = (
         page="differs from `ml.promotions`",
         advice="Compare both with a backup",
         cure=evidence_is_restored,
+        tells="until a backup restores the record",
         commands=("nightshift evidence <model>",),
         is_right=evidence_verifies,
         seen=(
@@ -279,6 +309,8 @@ FAULTS = (
         page="time server",
         advice="Set the clock",
         cure=lambda world: set_search_path(world, "public"),
+        cured_by="timedatectl status",
+        finding="local time",
         commands=("timedatectl status",),
         is_right=lambda _: True,
         seen=(

@@ -1,9 +1,9 @@
-"""Fifty-four faults as on-call meets them: the code names the cause, its page helps, its commands
+"""Sixty-five faults as on-call meets them: the code names the cause, its page helps, its commands
 bring the wanted state.
 
 Forty-five of them were injected by hand into the running product once; then the code was right in
-23, the page helped in 23, and 15 of the 27 repairs that were tried worked as the page said. Nine
-more are faults of which nothing fails.
+23, the page helped in 23, and 15 of the 27 repairs that were tried worked as the page said. Ten
+more are faults of which nothing fails, and ten were found by attacking what was built for these.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.timeout(3 * 3600, func_only=True),
 ]
 
-N_FAULTS, LEAST = 54, 52
+N_FAULTS, LEAST = 65, 63
 
 
 class Verdicts:

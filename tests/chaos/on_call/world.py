@@ -12,7 +12,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psycopg
@@ -50,6 +52,9 @@ class World:
         runs: The last run of each DAG and partition key.
         wakes_downstream: Whether the event of a run starts the next DAG.
         at: The instant that the watch compares deadlines with; the present by default.
+        findings: What the last look for a cause has printed.
+        held: Sessions of people who have left them open.
+        servers: Servers that stand in for the right ones.
     """
 
     history: History
@@ -58,6 +63,9 @@ class World:
     runs: dict[tuple[str, str | None], DagRun] = field(default_factory=dict)
     wakes_downstream: bool = False
     at: dt.datetime | None = None
+    findings: str = ""
+    held: list[psycopg.Connection[Any]] = field(default_factory=list)
+    servers: list[HTTPServer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.airflow = ReportedAirflow(self.runs)
@@ -70,7 +78,14 @@ class World:
         clone_database(history.settings, history.databases[stage], database)
         try:
             settings = with_settings(history.settings, warehouse_database=database)
-            yield cls(history, settings, folder)
+            world = cls(history, settings, folder)
+            try:
+                yield world
+            finally:
+                world.end_held_sessions()
+                for server in world.servers:
+                    server.shutdown()
+                    server.server_close()
         finally:
             run_as_admin(history.settings, f"drop database {database} with (force)")
 
@@ -86,16 +101,37 @@ class World:
 
     def admin(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement in this warehouse as the superuser."""
-        with psycopg.connect(
+        with self._connect_as_admin() as conn:
+            # Without values psycopg takes several statements.
+            cursor = conn.execute(statement.encode(), list(values) or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def _connect_as_admin(self) -> psycopg.Connection[tuple[Any, ...]]:
+        return psycopg.connect(
             host=self.history.settings.warehouse_host,
             port=self.history.settings.warehouse_port,
             dbname=self.settings.warehouse_database,
             user=self.history.settings.warehouse_admin_user,
             password=self.history.settings.warehouse_admin_password.get_secret_value(),
             autocommit=True,
-        ) as conn:
-            cursor = conn.execute(statement.encode(), list(values))
-            return cursor.fetchall() if cursor.description else []
+        )
+
+    def hold(self, statement: str) -> None:
+        """Run a statement in a transaction that stays open."""
+        conn = self._connect_as_admin()
+        self.held.append(conn)
+        conn.execute("begin")
+        conn.execute(statement.encode())
+
+    def end_held_sessions(self) -> None:
+        """Be the person who comes back to their open sessions."""
+        for conn in self.held:
+            conn.close()
+
+    def serve(self, server: HTTPServer) -> None:
+        """Let a server answer until the end of the fault."""
+        self.servers.append(server)
+        Thread(target=server.serve_forever, daemon=True).start()
 
     @property
     def store(self) -> ObjectStore:
@@ -184,7 +220,7 @@ class World:
             case ["nightshift", "up"]:
                 self.airflow.silent_for.clear()
             case ["nightshift", "doctor"] | ["timedatectl", "status"]:
-                pass
+                self._look(command)
             # It downloads the record to where on-call is.
             case ["nightshift", "evidence", model]:
                 assert self.nightshift("evidence", model, "--into", str(self.folder))[0] == 0
@@ -196,13 +232,38 @@ class World:
             case _:
                 raise AssertionError(f"No command of a page: {command}")
 
-    def commit(self, folder: Path) -> None:
-        """Commit all that a folder holds, as the repository of the project does."""
+    def check_out(self, setting: str, file: str) -> None:
+        """Bring a file of a folder back as it was in the commit before the last one."""
+        folder = getattr(self.settings, setting)
+        arguments = ["git", "-C", str(folder), "checkout", "HEAD~1", "--", file]
+        subprocess.run(arguments, check=True, capture_output=True)
+
+    def commit(self, folder: Path, at: dt.datetime | None = None) -> None:
+        """Commit all that a folder holds, as the repository of the project does.
+
+        Args:
+            folder: The folder; it becomes a repository.
+            at: When; now by default.
+        """
+        dates = {}
+        if at is not None:
+            dates = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), at.isoformat())
         if not (folder / ".git").exists():
             subprocess.run(["git", "init", "-q", str(folder)], check=True, capture_output=True)
         who = ["-c", "user.name=on call", "-c", "user.email=on-call@example.com"]
         for arguments in (["add", "-A"], [*who, "commit", "-q", "-m", "change"]):
-            subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True)
+            subprocess.run(
+                ["git", "-C", str(folder), *arguments],
+                env={**os.environ, **dates},
+                check=True,
+                capture_output=True,
+            )
+
+    def _look(self, command: str) -> None:
+        """Keep what a command finds out that changes nothing."""
+        # The clock of the machine of the tests is right.
+        is_clock = command.startswith("timedatectl")
+        self.findings = "local time" if is_clock else self._run(["-c", _DIAGNOSE]).stdout
 
     def _clear(self, dag_id: str, options: list[str]) -> None:
         run = self.runs[dag_id, _value(options, "--partition-key")]
@@ -254,6 +315,15 @@ class World:
     def has_weather(self) -> bool:
         """Return whether the weather of the day after the night is right."""
         return self.has("raw/weather", HOLE)
+
+
+# What `nightshift doctor` says of servers elsewhere; its other checks look at this machine.
+_DIAGNOSE = """
+from nightshift_local.diagnosis import check_settings, check_store
+for check in (check_settings, check_store):
+    for finding in check(None):
+        print(finding.check, finding.level, finding.what, finding.fix)
+"""
 
 
 def _value(options: list[str], name: str) -> str:

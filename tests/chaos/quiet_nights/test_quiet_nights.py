@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.chaos.on_call.airflow_tasks import ReportedAirflow
+from tests.conftest import write_suite
 from tests.integration.monitoring.conftest import SPEC, TRAINED_ON, World
 from tests.integration.scoring.conftest import with_suite
 
@@ -152,6 +153,8 @@ def nights(world: World, no_report: None, tmp_path: Path, monkeypatch) -> Nights
     # Here the wind decides nearly alone: some parcels are late for sure.
     suite.write_text(suite.read_text().replace("0.99", "1.0"))
     world.spec = load_spec(settings.models_dir, "parcel_late")
+    for dataset in (f"raw/{DATASET}", world.spec.features_dataset):
+        write_suite(settings.expectations_dir, dataset)
     for day in PartitionRange.of("2020-01-01", str(TRAINED_ON)).days:
         world.flip(f"raw/{DATASET}", day, day.toordinal())
     world.conn.execute(FAKE_CLOCK.encode())

@@ -248,6 +248,9 @@ class Airflow:
             raise ServiceError("Airflow does not answer.")
         return ["ingest.py: SyntaxError"]
 
+    def dag_ids(self):
+        return {"ingest"}
+
     def heartbeats(self):
         return {}
 

@@ -8,12 +8,15 @@ import time
 
 import pytest
 import yaml
+from tests.conftest import write_suite
 from tests.integration.page.year import newest_day
 
+from nightshift.contracts.model_spec import load_specs
 from nightshift.incidents.evaluation import evaluate
 from nightshift.incidents.records import open_incidents, read_health
 from nightshift.lake.object_store import ObjectStore
 from nightshift.settings import PROJECT_ROOT, Settings
+from nightshift.warehouse.relations.view_contracts import prediction_views
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -59,16 +62,19 @@ def year(settings, conn, tmp_path) -> Settings:
         conn.execute(f"drop table if exists {table} cascade".encode())
         conn.execute(
             f"create table {table} as select partition_date, load_id, n as id,"
-            " 'champion' as score_source, ''::text as score_source_reason"
+            " 'champion' as score_source, ''::text as score_source_reason, 1 as model_version"
             f" from ops.published, generate_series(1, 10) n where dataset = '{dataset}'".encode()
         )
         conn.execute(f"create index on {table} (partition_date, load_id)".encode())
-    for model in models:
-        for suffix in ("current", "history", "outcomes"):
-            conn.execute(f"create view analytics.{model}_{suffix} as select 1 as n".encode())
+    for spec in load_specs(dags / "models").values():
+        for suffix in prediction_views(spec):
+            conn.execute(f"create view analytics.{spec.name}_{suffix} as select 1 as n".encode())
+    for dataset in raw + views + [f"predictions/{model}" for model in models]:
+        write_suite(tmp_path / "expectations", dataset)
     conn.execute("analyze")
     ObjectStore.open(settings).ensure_bucket()
-    return Settings(**(dict(settings) | {"dags_dir": dags}))
+    folders = {"dags_dir": dags, "expectations_dir": tmp_path / "expectations"}
+    return Settings(**(dict(settings) | folders))
 
 
 def test_a_year_of_fifty_models_is_evaluated_within_seconds_and_nothing_is_broken(

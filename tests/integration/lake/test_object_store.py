@@ -39,6 +39,14 @@ def test_put_is_refused_when_other_content_is_there(store):
     assert store.get("a/one") == b"hello"
 
 
+def test_damage_is_replaced_where_the_key_names_the_content(store):
+    store.put("models/0f/model", b"damaged")
+
+    digest = store.put("models/0f/model", b"right", names_content=True)
+
+    assert store.get("models/0f/model", digest) == b"right"
+
+
 def test_put_succeeds_when_the_answer_to_the_first_try_was_lost(store, monkeypatch):
     real, tries = store._client.put_object, []
 

@@ -62,6 +62,46 @@ def test_a_round_evaluates_and_tells(told, conn, hook, evaluations):
     assert len(evaluations) == 2
 
 
+def test_a_sign_of_life_comes_once_a_day_and_again_to_who_did_not_take_it(told, conn, hook):
+    with told.notices_file.open("a") as file:
+        file.write("heartbeat: {at: '00:00', channels: [hook]}\n")
+    open_incident(conn)
+    hook.status = 500
+    assert [result.problem != "" for result in tell(told).results].count(True) == 2
+    hook.status = 200
+    hook.received.clear()
+    conn.execute("update ops.incidents set closed_at = clock_timestamp()")
+    for _ in range(2):
+        tell(told)
+    alive = [document for document in hook.documents if document["event"] == "alive"]
+    assert len(alive) == 1
+    assert "0 incident(s) open" in alive[0]["text"]
+
+
+@pytest.mark.parametrize("damage", ["otherwise: [hok]\n", "", None])
+def test_a_wrong_file_is_told_by_the_settings_that_worked_last(
+    told, conn, hook, monkeypatch, damage
+):
+    monkeypatch.setattr(notice_round, "EVALUATION_PATIENCE", dt.timedelta())
+    tell(told)
+    good = told.notices_file.read_text()
+    if damage is None:
+        told.notices_file.unlink()
+    else:
+        told.notices_file.write_text(damage)
+    open_incident(conn)
+    for _ in range(2):
+        assert tell(told).failures == []
+    texts = [document["text"] for document in hook.documents]
+    assert len(texts) == 2
+    assert "the settings that worked last" in texts[0]
+    assert "NS-NOTICE-001" in texts[0]
+
+    told.notices_file.write_text(good)
+    tell(told)
+    assert events(hook) == ["opened", "opened", "closed"]
+
+
 def test_a_warehouse_that_is_away_is_told_once_and_its_end_too(told, hook):
     away = told.model_copy(update={"warehouse_port": 1})
     for _ in range(3):

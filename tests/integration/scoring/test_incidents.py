@@ -106,6 +106,29 @@ def test_lost_rows_are_an_incident_until_they_are_published_again(night, table, 
         assert find_incident(night.conn, incident.incident_id).state == "closed"
 
 
+def test_a_partition_whose_pointer_is_gone_is_missed_and_explained(night):
+    night.conn.execute("delete from ops.published where dataset = 'predictions/parcel_late'")
+    (incident,) = night.look()
+    assert (incident.code, incident.subject) == ("NS-WRITE-007", "predictions/parcel_late")
+    why = night.why_not("2013-07-01")
+    assert (why.code, why.command) == ("NS-WRITE-007", incident.command)
+    score(night.settings, night.spec, DAY, night.run)
+    assert night.look() == []
+
+
+def test_a_champion_without_a_decision_is_an_incident(night):
+    night.conn.execute("alter table ml.promotions disable trigger user")
+    night.conn.execute("delete from ml.promotions")
+    (incident,) = night.look()
+    assert (incident.code, incident.kind) == ("NS-REGISTRY-006", "lost champions")
+    # A decision that only refuses the version makes it no champion.
+    night.conn.execute(
+        "insert into ml.promotions (model, version, verdict, partition_date, reasons, numbers,"
+        " run_id, actor) values ('parcel_late', 1, 'refused', '2013-07-01', '{}', '{}', 'r', 'a')"
+    )
+    assert [each.code for each in night.look()] == ["NS-REGISTRY-006"]
+
+
 def test_lost_rows_stay_an_incident_when_their_week_is_over(night):
     night.conn.execute("delete from predictions.parcel_late where parcel_id = '2013-07-01-1'")
     (incident,) = night.look()
@@ -157,16 +180,19 @@ def test_a_partition_without_its_champion_is_an_incident_until_it_is_scored_agai
     before = night.registry.store.get(bad.model_key)
     night.registry.corrupt(bad)
     score(night.settings, night.spec, NEXT_DAY, night.run)
-    (incident,) = night.look()
+    cause, incident = sorted(night.look(), key=lambda each: each.incident_id)
     assert (incident.code, incident.kind, incident.health) == (
         "NS-SCORE-007",
         "fallback in use",
         "degraded",
     )
+    # The cause has the smaller number: its notice comes first.
+    assert (cause.code, cause.kind) == ("NS-LAKE-004", "champion files")
+    assert cause.command == f"nightshift train parcel_late {bad.partition}"
     assert incident.command == "nightshift score parcel_late 2013-07-02"
     assert "NS-LAKE-004" in incident.what
     words = {health.subject: health.parts for health in read_health(conn)}
-    assert words["parcel_late"] == {"scores": "degraded"}
+    assert words["parcel_late"] == {"scores": "degraded", "model": "degraded"}
     assert "NS-SCORE-007" in night.why_not("2013-07-02").code
 
     night.registry.store._client.put_object(

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from nightshift.notices.local_hours import QuietHours
 from nightshift.notices.notice_settings import (
     NoticeSettings,
     NoticeSettingsError,
-    QuietHours,
     load_notice_settings,
     missing_secrets,
 )

@@ -31,6 +31,13 @@ def test_half_is_fixed_when_all_loads_were_equally_long():
     assert samples.seconds_of(3) == pytest.approx(8)
 
 
+def test_the_first_timed_steps_say_by_how_much_the_loads_are_too_short():
+    # A monitor measures for seconds before its load begins.
+    loads = Samples(np.array([1.0, 1, 3, 3]), np.array([0.5, 0.5, 1.5, 1.5]), "loads")
+    timed = Samples(np.array([1.0, 3]), np.array([5.0, 15]), "plans")
+    assert cost.corrected(loads, timed).seconds_of(2) == pytest.approx(10)
+
+
 def test_the_band_holds_the_prediction(monkeypatch: pytest.MonkeyPatch):
     # A falling line is taken as flat, and lies above most loads.
     samples = Samples(np.array([1.0, 2, 3]), np.array([30.0, 3, 1]), "loads")

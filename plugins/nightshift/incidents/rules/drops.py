@@ -12,7 +12,7 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.incidents.context import deadline_of, describe_days, local_time
 from nightshift.incidents.facts import Fact, Findings, Unchecked
-from nightshift.incidents.rules.services import quick_store
+from nightshift.incidents.rules.store import quick_store
 from nightshift.ingestion.late_arrivals import find_late_drops
 from nightshift.lake.drops import MANIFEST_SUFFIX, manifest_key
 from nightshift.warehouse.ledger import lookback_days

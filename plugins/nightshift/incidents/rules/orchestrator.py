@@ -11,6 +11,7 @@ from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError, ServiceError
 from nightshift.incidents.context import describe_days, local_time
 from nightshift.incidents.facts import Fact, Findings, Unchecked
+from nightshift.incidents.rules.files import restore_command
 from nightshift.incidents.rules.runs import HORIZON, FailedTask, failed_for_good, is_done
 from nightshift.incidents.runbook_commands import page_command
 
@@ -68,8 +69,18 @@ def airflow_away(context: EvaluationContext) -> Findings:
             subject=path,
             what=f"Airflow cannot read {line}"[:300],
             consequence="The DAGs of that file do not run.",
-            command="nightshift airflow dags list-import-errors",
+            command=_dag_file_command(context, path),
         )
+
+
+def _dag_file_command(context: EvaluationContext, path: str) -> str:
+    """Return the command that brings back a DAG file, else the one that shows what is wrong."""
+    folder = context.settings.dags_dir
+    file = path.removeprefix(f"{folder}/")
+    command = restore_command(folder, file)
+    # Airflow may read another copy of the folder.
+    is_ours = (folder / file).is_file() and command.startswith("git ")
+    return command if is_ours else "nightshift airflow dags list-import-errors"
 
 
 def _silent_parts(heartbeats: dict[str, dt.datetime]) -> Iterator[Fact]:

@@ -11,9 +11,11 @@ from nightshift.contracts.partitions import Partition
 from nightshift.incidents.context import deadline_of, describe_days, local_time
 from nightshift.incidents.facts import Fact
 from nightshift.monitoring.freshness import LOOK_BACK_DAYS
-from nightshift.warehouse.analysts.missing_views import missing_views_error
+from nightshift.warehouse.analysts.missing_views import ViewsMissingError, missing_views_error
 from nightshift.warehouse.ledger import lookback_days
 from nightshift.warehouse.published import newest_published_day
+from nightshift.warehouse.relations.schema_views import missing_schema_views
+from nightshift.warehouse.relations.view_contracts import prediction_views
 
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract
@@ -26,7 +28,9 @@ RESCUE_MINUTES = dt.timedelta(minutes=15)
 HOLE_PATIENCE = dt.timedelta(minutes=30)
 # Time for the next stage, and for catch_up to emit its event again (twenty minutes).
 STRANDED_PATIENCE = dt.timedelta(minutes=45)
-VIEW_SUFFIXES = ("current", "history", "outcomes")
+# Views of all models together, which dbt makes.
+SHARED_VIEWS = ("analytics.health", "analytics.data_dictionary")
+MAX_SHOWN_VIEWS = 5
 STRANDED_HORIZON = dt.timedelta(days=7)
 
 
@@ -303,7 +307,11 @@ order by p.partition_date
 
 
 def missing_views(context: EvaluationContext) -> Iterator[Fact]:
-    """Yield the models whose views for analysts do not exist."""
+    """Yield the models whose views for analysts do not exist, and the warehouse's own views."""
+    own = missing_schema_views(context.conn)
+    own += [name for (name,) in context.conn.execute(_MISSING_SHARED, [list(SHARED_VIEWS)])]
+    if own:
+        yield _missing_own_views(context, own)
     # A view that was dropped fails no task: only its readers notice. The catalog is asked once; a
     # model that has all of its views needs no closer look.
     rows = context.conn.execute(
@@ -311,7 +319,9 @@ def missing_views(context: EvaluationContext) -> Iterator[Fact]:
     )
     existing = {name for (name,) in rows}
     for spec in context.specs.values():
-        if {f"{spec.name}_{suffix}" for suffix in VIEW_SUFFIXES} <= existing:
+        views = prediction_views(spec).values()
+        needed = {f"{spec.name}_{view.suffix}" for view in views if not view.deprecated_by}
+        if needed <= existing:
             continue
         error = missing_views_error(context.conn, spec)
         if error is not None:
@@ -328,3 +338,27 @@ def missing_views(context: EvaluationContext) -> Iterator[Fact]:
                 tables=(spec.predictions_dataset,),
                 models=(spec.name,),
             )
+
+
+# A warehouse of which `migrate` was never run has no reader, and no view of dbt's.
+_MISSING_SHARED = """
+select name from unnest(%s::text[]) name
+where to_regclass(name) is null and exists (select from ops.reader_roles)
+"""
+
+
+def _missing_own_views(context: EvaluationContext, names: list[str]) -> Fact:
+    """Return the fact about views that stages, rules and all analysts read; at least one."""
+    return Fact(
+        code=ViewsMissingError.code,
+        severity="critical",
+        health="degraded",
+        subject_type="service",
+        subject="warehouse",
+        what=f"Views of the warehouse do not exist: {', '.join(names[:MAX_SHOWN_VIEWS])}.",
+        consequence="What reads them fails: stages, rules of incidents, queries of analysts.",
+        command="nightshift migrate",
+        models=tuple(context.specs),
+        size=len(names),
+        facts={"views": names},
+    )

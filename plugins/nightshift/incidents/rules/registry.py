@@ -1,14 +1,14 @@
-"""Rules about what a model stands on: its champion's files, its evidence, its spec."""
+"""Rules about what a model stands on: its champion's files, and its evidence."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError, cause_of
 from nightshift.incidents.facts import Fact, Findings, Unchecked
-from nightshift.incidents.rules.services import quick_store, restore_command
+from nightshift.incidents.rules.store import quick_store
 from nightshift.lake.object_errors import ObjectCorruptError, ObjectMissingError
 from nightshift.registry.evidence import EvidenceError, verify_chain
 
@@ -17,77 +17,136 @@ if TYPE_CHECKING:
     from nightshift.lake.object_store import ObjectStore
 
 LOST_FILE = "NS-LAKE-002"
-# After four weeks without a publication people have decided that the model ends.
-HORIZON = dt.timedelta(days=28)
 # Records of one evaluation: less than a second. A longer history is verified in turns.
 MAX_RECORDS = 100
 TURN = dt.timedelta(minutes=2)
+# Of all champions' files: a fraction of a second, also from a distant store.
+MAX_READ_BYTES = 16 * 1024**2
 
 
 def champion_files(context: EvaluationContext) -> Findings:
-    """Yield the champions whose files are gone or empty.
+    """Yield the champions whose files are gone, empty or damaged.
 
     A night that meets such a file falls back. Seen by day, it is made again before the night.
     """
     store = quick_store(context)
     rows = context.conn.execute(_CHAMPIONS, [list(context.specs)]).fetchall()
+    champions = [Champion(*row) for row in rows]
+    open_keys = set(context.open_keys("champion files"))
+    sizes = {champion.model: sum(champion.sizes) for champion in champions}
+    chosen = open_keys | _models_of_this_turn(context, sizes, MAX_READ_BYTES)
     try:
-        for model, version, day, *files in rows:
-            lost = _lost(store, files)
+        for champion in champions:
+            lost = _lost(store, champion)
             if lost:
-                yield _lost_files(context, model, version, day, lost)
+                yield _unusable(context, champion, LOST_FILE, "gone or empty", lost)
+                continue
+            # A listing tells what is gone; only reading tells what is damaged.
+            if champion.model not in chosen:
+                continue
+            damaged = _damaged(store, champion)
+            if damaged:
+                yield _unusable(
+                    context,
+                    champion,
+                    ObjectCorruptError.code,
+                    "damaged",
+                    damaged,
+                )
     except NightshiftError:
         # `object_store` reports a store that does not answer; the files are as they were.
-        for key in context.open_keys("champion files"):
+        for key in open_keys:
             yield Unchecked(key)
 
 
+@dataclass(frozen=True)
+class Champion:
+    """The newest champion of a model.
+
+    Attributes:
+        model: The model.
+        version: Its version.
+        day: The partition whose night has trained it.
+        keys: Object keys of its two files.
+        digests: Their SHA-256, hex.
+        sizes: Their bytes; 0 where that was not recorded.
+    """
+
+    model: str
+    version: int
+    day: dt.date
+    keys: list[str]
+    digests: list[str]
+    sizes: list[int]
+
+
 _CHAMPIONS = """
-select distinct on (s.model) s.model, v.version, v.partition_date, v.model_key, v.metadata_key
+select distinct on (s.model) s.model, v.version, v.partition_date,
+    array[v.model_key, v.metadata_key], array[v.model_sha256, v.metadata_sha256],
+    array[coalesce(v.model_bytes, 0), coalesce(v.metadata_bytes, 0)]
 from ml.succession s join ml.model_versions v using (model, version)
 where s.model = any(%s)
 order by s.model, s.effective_partition desc, s.promotion_id desc
 """
 
 
-def _lost(store: ObjectStore, files: list[str]) -> list[str]:
+def _lost(store: ObjectStore, champion: Champion) -> list[str]:
     """Return the keys that are gone or empty.
 
     By a listing: it tells a bucket that does not exist from an object that does not.
     """
     sizes: dict[str, int] = {}
-    for folder in {key.rpartition("/")[0] for key in files}:
+    for folder in {key.rpartition("/")[0] for key in champion.keys}:
         sizes |= {listed.key: listed.n_bytes for listed in store.list_objects(f"{folder}/")}
-    return [key for key in files if not sizes.get(key)]
+    return [key for key in champion.keys if not sizes.get(key)]
 
 
-def _lost_files(
-    context: EvaluationContext, model: str, version: int, day: dt.date, lost: list[str]
+def _damaged(store: ObjectStore, champion: Champion) -> list[str]:
+    """Return the keys of objects that are not what was registered."""
+    damaged = []
+    pairs = zip(champion.keys, champion.digests, strict=True)
+    for key, digest in pairs:
+        # Every byte is read; nothing of it is kept.
+        try:
+            store.verify(key, digest)
+        except ObjectCorruptError:
+            damaged.append(key)
+    return damaged
+
+
+def _unusable(
+    context: EvaluationContext,
+    champion: Champion,
+    code: str,
+    how: str,
+    keys: list[str],
 ) -> Fact:
     """Return the fact about a champion that cannot be loaded.
 
     Args:
         context: The evaluation.
-        model: The model.
-        version: Its champion.
-        day: The partition whose night has trained it.
-        lost: Keys of the objects that are gone or empty; at least one.
+        champion: Its version.
+        code: Of the error that loading it raises.
+        how: What its files are now.
+        keys: Keys of the objects; at least one.
     """
-    # A training is reproducible: the same night gives the same bytes under the same key.
+    # A training is reproducible: the same night gives the same bytes under the same key, and
+    # replaces what is damaged there.
+    names = ", ".join(keys)
+    version = f"{champion.model}, version {champion.version}"
     return Fact(
-        code=LOST_FILE,
+        code=code,
         severity="warning",
         health="degraded",
         subject_type="model",
-        subject=model,
-        what=f"Files of the champion of {model}, version {version}, are gone or empty:"
-        f" {', '.join(lost)}.",
+        subject=champion.model,
+        what=f"Files of the champion of {version}, are {how}: {names}.",
         consequence="The next night is scored by the champion before it, else by the last scores.",
-        command=f"nightshift train {model} {day}",
-        owner=context.owner_of(model),
-        models=(model,),
-        size=len(lost),
-        facts={"version": version, "objects": lost},
+        command=f"nightshift train {champion.model} {champion.day}",
+        owner=context.owner_of(champion.model),
+        models=(champion.model,),
+        size=len(keys),
+        facts={"version": champion.version, "objects": keys},
     )
 
 
@@ -96,7 +155,7 @@ def broken_evidence(context: EvaluationContext) -> Findings:
     # Only decisions with a record: a rollback has none of its own.
     store = quick_store(context)
     counts: dict[str, int] = dict(context.conn.execute(_RECORDS).fetchall())
-    chosen = _models_of_this_turn(context, counts)
+    chosen = _models_of_this_turn(context, counts, MAX_RECORDS)
     for model in counts:
         if model not in chosen:
             yield Unchecked(model)
@@ -115,16 +174,18 @@ select model, count(*) from ml.promotions where evidence_sha256 is not null grou
 """
 
 
-def _models_of_this_turn(context: EvaluationContext, counts: dict[str, int]) -> set[str]:
-    """Return the models whose records this evaluation can afford to read."""
+def _models_of_this_turn(
+    context: EvaluationContext, counts: dict[str, int], maximum: int
+) -> set[str]:
+    """Return the models whose records or bytes this evaluation can afford to read."""
     names = list(counts)
     start = int(context.at.timestamp() // TURN.total_seconds()) % max(len(names), 1)
     chosen: set[str] = set()
-    n_records = 0
+    n_read = 0
     for model in names[start:] + names[:start]:
-        n_records += counts[model]
+        n_read += counts[model]
         # The first one is verified whatever its length.
-        if chosen and n_records > MAX_RECORDS:
+        if chosen and n_read > maximum:
             break
         chosen.add(model)
     return chosen
@@ -139,52 +200,11 @@ def _broken_chain(context: EvaluationContext, model: str, error: NightshiftError
         subject_type="model",
         subject=model,
         what=f"The evidence of the decisions about {model} does not verify: {error.what}",
-        consequence="Serving goes on; nobody can prove why the champion serves.",
+        consequence="Serving goes on; nobody can prove why the champion serves until a backup"
+        " restores the record.",
         command=f"nightshift evidence {model}",
         owner=context.owner_of(model),
         models=(model,),
         size=1,
         facts={"cause": cause_of(error)},
     )
-
-
-def removed_specs(context: EvaluationContext) -> Iterator[Fact]:
-    """Yield the models whose file is gone while analysts still read what nobody renews.
-
-    Its DAGs and all other rules have gone with the file. A model that ends has its views dropped.
-    """
-    # A file that is there and wrong is another rule's; its last good spec is known.
-    known = {*context.specs, *context.spec_files.broken}
-    rows = context.conn.execute(_REMOVED, {"known": list(known), "horizon": HORIZON})
-    for model, owner, newest, published_at in rows:
-        file = f"models/{model}.yaml"
-        yield Fact(
-            code="NS-SPEC-007",
-            severity="warning",
-            health="degraded",
-            subject_type="file",
-            subject=f"dags/{file}",
-            what=f"The spec of {model} is gone; analysts still read its predictions of {newest}.",
-            consequence="It is neither scored nor watched: its predictions grow old.",
-            command=restore_command(context.settings.dags_dir, file),
-            owner=owner or "",
-            tables=(f"predictions/{model}",),
-            models=(model,),
-            size=1,
-            seen_until=published_at + HORIZON,
-            facts={"newest": newest},
-        )
-
-
-_REMOVED = """
-select k.model, k.spec::jsonb ->> 'owner', newest.partition_date, newest.published_at
-from ops.last_good_specs k
-cross join lateral (
-    select partition_date, published_at from ops.published p
-    where p.dataset = 'predictions/' || k.model order by partition_date desc limit 1
-) newest
-where k.model <> all(%(known)s)
-    and newest.published_at > clock_timestamp() - %(horizon)s::interval
-    and to_regclass(format('analytics.%%I', k.model || '_current')) is not null
-order by 1
-"""

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from nightshift.errors import TableShapeError
 from nightshift.incidents.context import describe_days
 from nightshift.incidents.facts import Fact, Findings, Unchecked
 from nightshift.scoring.degraded import HORIZON as DEGRADED_HORIZON
@@ -57,9 +58,50 @@ def lost_rows(context: EvaluationContext) -> Findings:
             yield _lost_rows(context, dataset, damages)
 
 
+def missing_tables(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the tables of published rows that somebody has dropped."""
+    tables: dict[str, str] = {}
+    for dataset in _known_datasets(context):
+        target = target_of(dataset)
+        if target is not None:
+            tables[dataset] = f"{target.schema}.{target.table}"
+    rows = context.conn.execute(_MISSING_TABLES, [list(tables), list(tables.values())])
+    for dataset, table in rows:
+        layer, _, name = dataset.partition("/")
+        yield Fact(
+            code=TableShapeError.code,
+            severity="critical",
+            health="degraded",
+            subject_type="table",
+            subject=dataset,
+            what=f"The table {table} does not exist, and its rows are published.",
+            consequence="Readers and stages fail; once the table is there, its rows are missed.",
+            command="nightshift migrate",
+            owner=context.owner_of(name) if layer == "predictions" else "",
+            tables=(dataset,),
+            size=1,
+        )
+
+
+def _known_datasets(context: EvaluationContext) -> list[str]:
+    datasets = {contract.dataset for contract in context.contract_files.documents.values()}
+    for spec in context.specs.values():
+        datasets |= {spec.features_dataset, spec.predictions_dataset}
+    return sorted(datasets)
+
+
+_MISSING_TABLES = """
+select t.dataset, t.name
+from unnest(%s::text[], %s::text[]) as t (dataset, name)
+where to_regclass(t.name) is null
+    and exists (select from ops.published p where p.dataset = t.dataset)
+order by t.dataset
+"""
+
+
 def _is_readable(context: EvaluationContext, target: Target) -> bool:
-    """Return whether a table may be read; a revoked right is an incident of its own."""
-    query = "select coalesce(has_table_privilege(to_regclass(%s), 'select'), true)"
+    """Return whether a table may be read; a revoked right or a lost table is its own incident."""
+    query = "select coalesce(has_table_privilege(to_regclass(%s), 'select'), false)"
     row = context.conn.execute(query, [f"{target.schema}.{target.table}"]).fetchone()
     return row == (True,)
 

@@ -24,6 +24,9 @@ HORIZON = dt.timedelta(days=7)
 MANY_WAITING_RUNS = 8
 # The look-back of a build lacks days that nobody delivers any more.
 HOLE = "NS-AIRFLOW-009"
+NO_FEATURES = "NS-SCORE-003"
+# An object that a stage has written is gone, or is not what was written.
+LOST_OBJECT = ("NS-LAKE-002", "NS-LAKE-004")
 # The tasks that report that another task failed: that one has the cause.
 REPORTERS = {"tell_failures", "announce_raw"}
 
@@ -170,6 +173,19 @@ def _failed(
     is_foreign = not first.outcome.startswith("NS-")
     reason = f"{code} ({first.outcome})" if is_foreign else code
     values = {"dag": dag_id, "day": str(days[-1]), "model": first.model}
+    command = page_command(code, values)
+    what = f"{', '.join(names[:4])} of {dag_id} failed for {describe_days(days)} with {reason};"
+    what += " no try is left."
+    if code == HOLE:
+        holes = _holes(context, days[-1])
+        command = _fill_holes(holes, days[-1])
+        what += _describe_holes(holes)
+    elif code == NO_FEATURES and not _has_begun(context, "transform", days[-1]):
+        # A run that never began cannot be cleared.
+        command = _load_again(days[-1], days[-1])
+    elif first.stage == "train" and code in LOST_OBJECT:
+        # The task before makes the training set again, which is lost or damaged.
+        command = f"nightshift airflow dags clear {dag_id} --partition-key {days[-1]} --yes"
     # The night waits for these; what comes after the publication can wait for the morning.
     is_urgent = first.stage in {"ingest", "transform", "score", "rescue"}
     return Fact(
@@ -178,10 +194,9 @@ def _failed(
         health="degraded" if is_urgent else "caution",
         subject_type="run",
         subject=dag_id,
-        what=f"{', '.join(names[:4])} of {dag_id} failed for {describe_days(days)} with {reason};"
-        " no try is left.",
+        what=what,
         consequence=_consequence(first, deadline),
-        command=_fill_hole(context, days[-1]) if code == HOLE else page_command(code, values),
+        command=command,
         key=f"{dag_id} {code}",
         partitions=days,
         owner=context.owner_of(first.model),
@@ -194,23 +209,53 @@ def _failed(
     )
 
 
-def _fill_hole(context: EvaluationContext, day: dt.date) -> str:
-    """Return the command that loads the missing days of a look-back; then that of the rerun."""
-    missing: set[dt.date] = set()
+def _holes(context: EvaluationContext, day: dt.date) -> dict[str, list[dt.date]]:
+    """Return the days that the look-back of a day lacks, by dataset."""
+    holes: dict[str, list[dt.date]] = {}
     for contract in context.daily_contracts:
         days = lookback_of(contract, Partition(day))
         rows = context.conn.execute(
             "select d from unnest(%s::date[]) d where not exists (select from ops.published p"
-            " where p.dataset = %s and p.partition_date = d)",
+            " where p.dataset = %s and p.partition_date = d) order by d",
             [days, contract.dataset],
         )
-        missing.update(hole for (hole,) in rows)
-    if not missing:
+        missing = [hole for (hole,) in rows]
+        if missing:
+            holes[contract.dataset] = missing
+    return holes
+
+
+def _describe_holes(holes: dict[str, list[dt.date]]) -> str:
+    """Return what is missing, and who has to bring it."""
+    if not holes:
+        return ""
+    dataset, days = next(iter(holes.items()))
+    more = f" and of {len(holes) - 1} more" if len(holes) > 1 else ""
+    return f" {dataset}{more} lacks {describe_days(tuple(days))}: upstream has to deliver it first."
+
+
+def _fill_holes(holes: dict[str, list[dt.date]], day: dt.date) -> str:
+    """Return the command that loads the missing days of a look-back; then that of the rerun."""
+    if not holes:
         return page_command(HOLE, {"dag": "transform", "day": str(day)})
+    # One command for all datasets: a day that is loaded already is not published again.
+    first = min(days[0] for days in holes.values())
+    last = max(days[-1] for days in holes.values())
+    return _load_again(first, last)
+
+
+def _load_again(first: dt.date, last: dt.date) -> str:
+    """Return the command that ingests days through Airflow, whose events start the rest."""
     return (
-        f"nightshift airflow backfill create --dag-id ingest --from-date {min(missing)}"
-        f" --to-date {max(missing)} --max-active-runs 1"
+        f"nightshift airflow backfill create --dag-id ingest --from-date {first}"
+        f" --to-date {last} --max-active-runs 1"
     )
+
+
+def _has_begun(context: EvaluationContext, dag_id: str, day: dt.date) -> bool:
+    """Return whether a task of a DAG has ever begun for a day."""
+    query = "select exists (select from ops.task_tries where dag_id = %s and partition_date = %s)"
+    return context.conn.execute(query, [dag_id, day]).fetchone() == (True,)
 
 
 def _consequence(task: FailedTask, deadline: dt.datetime | None) -> str:

@@ -1,18 +1,16 @@
-"""Rules about what everything stands on: files, object store, rights in the warehouse, disks."""
+"""Rules about what everything stands on: rights in the warehouse, its clock, disks."""
 
 from __future__ import annotations
 
 import datetime as dt
+import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from nightshift.errors import NightshiftError, SpecError, cause_of
 from nightshift.incidents.context import SEEN_ELSEWHERE_FOR
 from nightshift.incidents.facts import Fact, Findings, Unchecked
-from nightshift.lake.object_store import ObjectStore
 from nightshift.warehouse.analysts.page_reader import PAGE_READER
 from nightshift.warehouse.connection import warehouse_time
 
@@ -23,132 +21,9 @@ if TYPE_CHECKING:
 
 GIB = 1024**3
 LOW_SPACE_BYTES, NO_SPACE_BYTES = 2 * GIB, GIB // 2
-# A store that is asked each minute must not hold the evaluation up.
-STORE_SECONDS = 3.0
-GIT_SECONDS = 2.0
+LOW_FILES_RATIO, NO_FILES_RATIO = 0.02, 0.005
 # Clocks that are kept by a time server differ by less than a second.
 WRONG_CLOCK_SECONDS = 60.0
-NO_BUCKET = "NS-LAKE-019"
-
-
-def wrong_files(context: EvaluationContext) -> Iterator[Fact]:
-    """Yield the spec and contract files that cannot be used."""
-    for file, error in context.spec_files.problems.items():
-        model = file.rpartition(".")[0]
-        is_known = model in context.specs
-        consequence = "Its rescue runs on the last good spec; it is neither scored nor trained."
-        if not is_known:
-            consequence = "The model does not run; all others do."
-        yield _wrong_file(
-            context,
-            f"models/{file}",
-            error,
-            consequence,
-            models=(model,) if is_known else (),
-        )
-    for file, error in context.contract_files.problems.items():
-        dataset = f"raw/{file.rpartition('.')[0]}"
-        consequence = "The dataset is not ingested; features that read it are not built."
-        yield _wrong_file(context, f"datasets/{file}", error, consequence, tables=(dataset,))
-
-
-def _wrong_file(
-    context: EvaluationContext,
-    file: str,
-    error: SpecError,
-    consequence: str,
-    *,
-    tables: tuple[str, ...] = (),
-    models: tuple[str, ...] = (),
-) -> Fact:
-    return Fact(
-        code=error.code,
-        severity="warning",
-        health="degraded",
-        subject_type="file",
-        subject=f"dags/{file}",
-        what=error.what,
-        consequence=consequence,
-        command=restore_command(context.settings.dags_dir, file),
-        owner=context.owner_of(models[0]) if models else "",
-        tables=tables,
-        models=models,
-    )
-
-
-def restore_command(folder: Path, file: str) -> str:
-    """Return the command that brings back a file of a folder as it was before its last change."""
-    last_change = _git(folder, "log", "-1", "--format=%h", "--", file)
-    if not last_change:
-        # Not under version control here: the deployment has the file.
-        return "nightshift status"
-    # What was changed and not committed was good in the last commit.
-    is_committed = not _git(folder, "status", "--porcelain", "--", file)
-    revision = f"{last_change}~1" if is_committed else "HEAD"
-    return f"git -C {folder} checkout {revision} -- {file}"
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    """Return what git prints; empty if it cannot answer."""
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        done = subprocess.run(  # noqa: S603 - our own arguments
-            command, capture_output=True, text=True, timeout=GIT_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def quick_store(context: EvaluationContext) -> ObjectStore:
-    """Return the object store with short time limits."""
-    limits = {
-        "s3_connect_timeout_seconds": STORE_SECONDS,
-        "s3_read_timeout_seconds": STORE_SECONDS,
-        # One lost packet is no outage.
-        "s3_request_attempts": 2,
-    }
-    return ObjectStore.open(context.settings.model_copy(update=limits))
-
-
-def object_store(context: EvaluationContext) -> Iterator[Fact]:
-    """Yield that the object store does not answer, refuses, or has no bucket of that name."""
-    store = quick_store(context)
-    try:
-        # One listing of a prefix that holds nothing: address, login and bucket.
-        next(iter(store.list("incidents/none/")), None)
-    except NightshiftError as error:
-        yield Fact(
-            code=error.code,
-            severity="critical",
-            health="degraded",
-            subject_type="service",
-            subject="object store",
-            what=f"{error.what} {_refusal_of(error)}".strip(),
-            consequence="Nothing is ingested; tonight is scored by the last scores or the rule.",
-            command=_store_command(error),
-            tables=tuple(contract.dataset for contract in context.daily_contracts),
-            models=tuple(context.specs),
-            facts={"cause": cause_of(error)},
-        )
-
-
-# What S3 servers answer to a login that they do not accept; the rest of their answer is left out.
-_REFUSALS = ("SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied", "403")
-
-
-def _refusal_of(error: NightshiftError) -> str:
-    """Return that the store refuses the login; empty for another cause."""
-    answers = [answer for answer in _REFUSALS if answer in str(error.got)]
-    return f"It refuses the login ({answers[0]})." if answers else ""
-
-
-def _store_command(error: NightshiftError) -> str:
-    # A bucket that is absent is made again; a server that is away is started; a login that is
-    # refused was changed where nobody but a person can look, and is found out by `doctor`.
-    if error.code == NO_BUCKET:
-        return "nightshift migrate"
-    return "nightshift doctor" if _refusal_of(error) else "nightshift up"
 
 
 def warehouse_rights(context: EvaluationContext) -> Iterator[Fact]:
@@ -332,6 +207,10 @@ def disk_space(context: EvaluationContext) -> Findings:
     home = context.settings.home
     existing = next(path for path in (home, *home.parents) if path.exists())
     free_bytes = shutil.disk_usage(existing).free
+    free_files = free_files_ratio(existing)
+    if free_files < LOW_FILES_RATIO:
+        yield _few_files(context, key, existing, free_files)
+        return
     if free_bytes >= LOW_SPACE_BYTES:
         return
     yield Fact(
@@ -345,5 +224,30 @@ def disk_space(context: EvaluationContext) -> Findings:
         command=f"du -xh --max-depth=2 {existing}",
         # Half a gibibyte less is worse.
         size=int(LOW_SPACE_BYTES / NO_SPACE_BYTES) - int(free_bytes // NO_SPACE_BYTES),
+        seen_until=context.now + SEEN_ELSEWHERE_FOR,
+    )
+
+
+def free_files_ratio(path: Path) -> float:
+    """Return which share of its files a file system can still make; 1 if it has no limit."""
+    # Btrfs and others have no table of inodes, and say 0.
+    usage = os.statvfs(path)
+    return usage.f_favail / usage.f_files if usage.f_files else 1.0
+
+
+def _few_files(context: EvaluationContext, key: str, path: Path, free_files: float) -> Fact:
+    """Return the fact about a file system with room for bytes and hardly for a file."""
+    host = socket.gethostname()
+    return Fact(
+        code="NS-SPACE-001",
+        severity="critical" if free_files < NO_FILES_RATIO else "warning",
+        health="caution",
+        subject_type="service",
+        subject=key,
+        what=f"{free_files:.1%} of the inodes are free on the disk of NIGHTSHIFT_HOME of {host}:"
+        " it can hardly make a file, whatever space is free.",
+        consequence="What writes a file fails when none is left; readers keep what is published.",
+        command=f"du -x --inodes --max-depth=2 {path}",
+        size=int(LOW_FILES_RATIO / NO_FILES_RATIO) - int(free_files / NO_FILES_RATIO),
         seen_until=context.now + SEEN_ELSEWHERE_FOR,
     )
