@@ -109,7 +109,12 @@ def level_nights(spec: ModelSpec, partition: Partition, fit_end: dt.date) -> Par
             ones its answers are too good to be evidence.
     """
     n_nights = spec.training.recipe.level.mature_nights
-    return newest_nights(spec, partition, fit_end, n_nights)
+    return newest_nights(
+        spec,
+        partition,
+        fit_end,
+        n_nights,
+    )
 
 
 def newest_nights(
@@ -147,9 +152,8 @@ def estimate_level(
 
     level = spec.training.recipe.level
     if len(mature) < level.minimum_nights:
-        return without_level(
-            f"{len(mature)} mature night(s) since the version's fit, {level.minimum_nights} needed"
-        )
+        needed = f"{level.minimum_nights} needed"
+        return without_level(f"{len(mature)} mature night(s) since the version's fit, {needed}")
     labels = [entry.label for entry in mature]
     label = np.concatenate(labels)
     # A handful of rows says more about themselves than about a level.
@@ -157,6 +161,7 @@ def estimate_level(
         return without_level(f"{label.size} labelled row(s), {level.minimum_rows} needed")
     raw = np.concatenate([entry.raw for entry in mature])
     predicted = model.from_raw(raw)
+    # All alike, unless newer nights count more.
     evidence_nights = float(len(mature))
     weight = None
     if level.half_life_nights is not None:
@@ -184,6 +189,7 @@ def estimate_level(
     reason = None
     if shift != shrunk:
         reason = f"bounded: {shrunk:.4g} is beyond {bound:.4g}"
+    n_rows = int(label.size)
     evidence = sha256()
     for entry in mature:
         line = f"{entry.day} {entry.evidence}\n"
@@ -192,7 +198,7 @@ def estimate_level(
         shift=_rounded(shift),
         estimate=_rounded(estimate),
         n_nights=len(mature),
-        n_rows=int(label.size),
+        n_rows=n_rows,
         first_night=mature[0].day,
         last_night=mature[-1].day,
         evidence=evidence.hexdigest(),

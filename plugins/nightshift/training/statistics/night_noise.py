@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from nightshift.contracts.metrics import Task
 from nightshift.models.calibration import log_odds_of, shift_of_log_odds, sigmoid
@@ -107,154 +108,160 @@ def effect_deviation(effects: Vector, variances: Vector) -> float:
     """
     between = np.diff(effects) ** 2 / 2
     by_chance = (variances[1:] + variances[:-1]) / 2
-    return float(
-        np.sqrt(
-            max(
-                0.0,
-                (between - by_chance).mean(),
-            )
-        )
-    )
+    variance = float((between - by_chance).mean())
+    # Nights that are equal but for chance give a little less than 0 as often as a little more.
+    return max(0.0, variance) ** 0.5
 
 
-def _bias_noise(label: Vector, value: Vector, days: Days, dice: np.random.Generator) -> NightNoise:
+def _bias_noise(
+    label: Vector,
+    value: Vector,
+    days: Days,
+    dice: np.random.Generator,
+) -> NightNoise:
     error = label - value
-    n_rows, total, squares = days.sums(
-        np.ones(error.size),
-        error,
-        error**2,
-    ).T
+    columns = (np.ones(error.size), error, error**2)
+    n_rows, total, squares = days.sums(*columns).T
     means = total / n_rows
-    variances = (
-        np.maximum(
-            squares / n_rows - means**2,
-            0.0,
-        )
-        / n_rows
-    )
-    deviation = effect_deviation(
-        means,
-        variances,
-    )
+    # Of rows within a night; rounding may leave a little less than 0.
+    within = np.maximum(squares / n_rows - means**2, 0.0)
+    variances = within / n_rows
+    deviation = effect_deviation(means, variances)
 
     # A busy night moves the month's mean more than a quiet one.
     weight = n_rows / n_rows.sum()
-    spread = float(np.sqrt((weight**2 * (deviation**2 + variances)).sum()))
-    errors = np.abs(spread * dice.standard_normal(N_DRAWS))
+    variance = (weight**2 * (deviation**2 + variances)).sum()
+    drawn = dice.standard_normal(N_DRAWS)
+    errors = np.abs(drawn) * np.sqrt(variance)
+    measured = abs(float(error.mean()))
     return NightNoise(
-        abs(float(error.mean())),
+        measured,
         deviation,
         errors,
     )
 
 
 def _calibration_noise(
-    label: Vector, probability: Vector, days: Days, dice: np.random.Generator
+    label: Vector,
+    probability: Vector,
+    days: Days,
+    dice: np.random.Generator,
 ) -> NightNoise:
-    log_odds = log_odds_of(probability)
-    effects, variances = np.empty(days.n), np.empty(days.n)
-    for number in range(days.n):
-        is_night = days.codes == number
-        effects[number] = shift_of_log_odds(
-            label[is_night],
-            probability[is_night],
-        )
-        moved = sigmoid(log_odds[is_night] + effects[number])
-        variances[number] = 1 / (moved * (1 - moved)).sum()
     deviation = effect_deviation(
-        effects,
-        variances,
-    )
-
-    # The perfect forecast knows the log-odds of each row in an ordinary night, and how nights vary.
-    perfect = _averaged(
-        log_odds,
-        deviation,
-    )
-    bins = calibration_bins(perfect)
-    n_bins = int(bins.max()) + 1
-    gaps = np.zeros((N_DRAWS, n_bins))
-    gaps -= np.bincount(
-        bins,
-        perfect,
-    )
-    for number in range(days.n):
-        is_night = days.codes == number
-        gaps += _drawn_outcomes(
-            log_odds[is_night],
-            bins[is_night],
-            n_bins,
-            deviation,
-            dice,
-        )
-    errors = np.abs(gaps).sum(axis=1) / label.size
-    return NightNoise(
-        calibration_error(
+        *_night_effects(
             label,
             probability,
-        ),
+            days,
+        )
+    )
+    log_odds = log_odds_of(probability)
+    # The perfect forecast knows the log-odds of each row in an ordinary night, and how nights vary.
+    perfect = _averaged(log_odds, deviation)
+    bins = calibration_bins(perfect)
+    expected = np.bincount(bins, perfect)
+
+    drawn = np.zeros((N_DRAWS, expected.size))
+    for number in range(days.n):
+        is_night = days.codes == number
+        night = _NightRows(
+            log_odds[is_night],
+            bins[is_night],
+            expected.size,
+        )
+        drawn += night.outcomes(deviation, dice)
+    # Mean and rate of a bin differ by a share of its rows.
+    errors = np.abs(drawn - expected).sum(axis=1) / label.size
+    measured = calibration_error(label, probability)
+    return NightNoise(
+        measured,
         deviation,
         errors,
     )
 
 
+def _night_effects(label: Vector, probability: Vector, days: Days) -> tuple[Vector, Vector]:
+    """Return the shift of the log-odds that each night lacked, and what chance gives it.
+
+    Both have the shape (nights,).
+    """
+    log_odds = log_odds_of(probability)
+    effects = np.empty(days.n)
+    variances = np.empty(days.n)
+    for number in range(days.n):
+        is_night = days.codes == number
+        effect = shift_of_log_odds(label[is_night], probability[is_night])
+        rate = sigmoid(log_odds[is_night] + effect)
+        effects[number] = effect
+        # The inverse of the information that the rows have about the shift.
+        variances[number] = 1 / (rate * (1 - rate)).sum()
+    return effects, variances
+
+
 def _averaged(log_odds: Vector, deviation: float) -> Vector:
     """Return the probability of each row over all nights, shape (n,)."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    shares = weights / weights.sum()
     probability = np.zeros(log_odds.size)
-    for node, weight in zip(
+    for node, share in zip(
         nodes,
-        weights / weights.sum(),
+        shares,
         strict=True,
     ):
-        probability += weight * sigmoid(log_odds + deviation * node)
+        probability += share * sigmoid(log_odds + deviation * node)
     return probability
 
 
-def _drawn_outcomes(
-    log_odds: Vector,
-    bins: Vector,
-    n_bins: int,
-    deviation: float,
-    dice: np.random.Generator,
-) -> Matrix:
-    """Draw the positive rows of one night in each bin, shape (draws, bins).
+@dataclass(frozen=True)
+class _NightRows:
+    """The rows of one night.
 
-    Args:
-        log_odds: Of the rows in an ordinary night; shape (n,).
-        bins: Of the rows; shape (n,).
+    Attributes:
+        log_odds: In an ordinary night; shape (n,).
+        bins: Calibration bin of each row; shape (n,).
         n_bins: Of all nights.
-        deviation: Of the night's effect.
-        dice: Draws.
     """
-    # Sums over rows on a grid of effects: a draw then interpolates, and reads no row.
-    means, variances = np.empty((_GRID.size, n_bins)), np.empty((_GRID.size, n_bins))
-    for position, effect in enumerate(_GRID):
-        rate = sigmoid(log_odds + deviation * effect)
-        means[position] = np.bincount(
-            bins,
-            rate,
-            minlength=n_bins,
-        )
-        variances[position] = np.bincount(
-            bins,
-            rate * (1 - rate),
-            minlength=n_bins,
-        )
 
-    effects = dice.standard_normal(N_DRAWS)
-    chance = dice.standard_normal((N_DRAWS, n_bins))
-    drawn = np.empty((N_DRAWS, n_bins))
-    for number in range(n_bins):
-        mean = np.interp(
-            effects,
-            _GRID,
-            means[:, number],
+    log_odds: Vector
+    bins: npt.NDArray[np.intp]
+    n_bins: int
+
+    def outcomes(self, deviation: float, dice: np.random.Generator) -> Matrix:
+        """Draw the number of positive rows in each bin, shape (draws, bins).
+
+        Args:
+            deviation: Of the night's effect.
+            dice: Draws.
+        """
+        # Sums over rows on a grid of effects: a draw then interpolates, and reads no row.
+        shape = (_GRID.size, self.n_bins)
+        means = np.empty(shape)
+        variances = np.empty(shape)
+        for position, effect in enumerate(_GRID):
+            rate = sigmoid(self.log_odds + deviation * effect)
+            means[position] = self._sums(rate)
+            variances[position] = self._sums(rate * (1 - rate))
+
+        effects = dice.standard_normal(N_DRAWS)
+        drawn = np.empty((N_DRAWS, self.n_bins))
+        for number in range(self.n_bins):
+            mean = np.interp(
+                effects,
+                _GRID,
+                means[:, number],
+            )
+            variance = np.interp(
+                effects,
+                _GRID,
+                variances[:, number],
+            )
+            # What chance gives the rows of a night whose effect is known.
+            chance = dice.standard_normal(N_DRAWS)
+            drawn[:, number] = mean + np.sqrt(variance) * chance
+        return drawn
+
+    def _sums(self, values: Vector) -> Vector:
+        return np.bincount(
+            self.bins,
+            values,
+            minlength=self.n_bins,
         )
-        variance = np.interp(
-            effects,
-            _GRID,
-            variances[:, number],
-        )
-        drawn[:, number] = mean + np.sqrt(variance) * chance[:, number]
-    return drawn
