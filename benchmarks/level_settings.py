@@ -1,7 +1,7 @@
 """How fast should the level of each night follow? Settings of ``recipe.level``, month by month.
 
     PYTHONPATH=plugins .venv/bin/python -m benchmarks.level_settings MODEL [--rows FOLDER]
-        [--last 2013-12] [--tolerance 0.001]
+        [--last 2013-12] [--tolerance 0.001] [--keep 0.03]
 
 A model of flights is trained once before each month of 2013 from March on, and its scores of the
 month are moved by each setting, by the functions that scoring calls. A month is then measured: loss
@@ -75,7 +75,8 @@ def main() -> int:
     parser.add_argument("model")
     parser.add_argument("--rows", type=Path, help="folder of labelled feature rows by model")
     parser.add_argument("--last", default="2013-12", help="last month")
-    parser.add_argument("--tolerance", type=float, default=0.001)
+    parser.add_argument("--tolerance", type=float, default=0.001, help="in the loss's unit")
+    parser.add_argument("--keep", type=float, default=0.03, help="in the error's unit")
     given = parser.parse_args()
     spec = load_spec(PROJECT_ROOT / "dags" / "models", given.model)
     if given.rows:
@@ -91,7 +92,7 @@ def main() -> int:
         console.print(f"{month} is measured")
     console.print(table_of(months, measured))
     for n_known in range(3, len(months)):
-        console.print(judged(measured, n_known, given.tolerance))
+        console.print(judged(measured, n_known, given.tolerance, given.keep))
     return 0
 
 
@@ -145,12 +146,19 @@ def table_of(months: Sequence[np.datetime64], measured: dict[Setting, list[Month
     return table
 
 
-def judged(measured: dict[Setting, list[MonthError]], n_known: int, tolerance: float) -> str:
+def judged(
+    measured: dict[Setting, list[MonthError]], n_known: int, tolerance: float, keep: float
+) -> str:
     """Return what a choice on the first months is worth on the later ones."""
     losses = {key: np.array([month.loss for month in of]) for key, of in measured.items()}
     errors = {key: np.array([month.error for month in of]) for key, of in measured.items()}
-    limit = losses[DEFAULT][:n_known].mean() * (1 + tolerance)
-    allowed = [key for key in measured if losses[key][:n_known].mean() <= limit]
+    limit = losses[DEFAULT][:n_known].mean() + tolerance
+    # The default can always be kept.
+    allowed = [DEFAULT]
+    for key in measured:
+        is_close = losses[key][:n_known].mean() <= limit
+        if is_close and errors[key][:n_known].max() <= keep:
+            allowed.append(key)
     chosen = min(allowed, key=lambda key: errors[key][:n_known].mean())
     loss = (losses[chosen] - losses[DEFAULT])[n_known:].mean()
     before, after = errors[DEFAULT][n_known:].mean(), errors[chosen][n_known:].mean()
