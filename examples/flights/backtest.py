@@ -37,6 +37,15 @@ The replayed schedule makes them optimistic too: its `tail_number` is the aircra
 an airline may still change it after the evening before ([ADR 5](adr/0005-raw-versions.md)).
 """
 
+WANTED = {"binary": ("calibration error", 0.03), "regression": ("bias", 3.0)}
+"""Largest error of a month that is wanted, by task: its name, and the limit."""
+_ABOUT_NOISE = """\
+What no forecast of the evening before can avoid: the rows of a night have its weather in common.
+Its effect is estimated from the differences of neighbouring nights, and 2,000 months are
+drawn in which a forecast knows everything else. "As large" is the share of them whose {error} is
+as large as the measured one: near 0 more was wrong than the weather.
+"""
+
 app = typer.Typer(invoke_without_command=True)
 
 
@@ -73,6 +82,8 @@ def backtest_months(every_days: int, *, report: bool) -> None:
                 spec, rows, FIRST_NIGHT, YEAR.last, every_days or None, typer.echo
             )
         print_table(*month_table(spec, results[spec.name]))
+        if spec.task in WANTED:
+            print_table(*noise_table(spec, results[spec.name]))
     watch.print_steps()
     if report:
         write_report(specs, results, watch, every_days)
@@ -151,6 +162,41 @@ def month_table(
     return ("month", "flights", *metrics, *intervals), lines
 
 
+def noise_table(
+    spec: ModelSpec, results: Sequence[MonthResult]
+) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Return headers and one line per month: its error, and that of a perfect forecast.
+
+    The last line has all months: how many are within the limit, and how many perfect ones are.
+    """
+    import numpy as np
+
+    error, limit = WANTED[spec.task]
+    headers = (
+        "month",
+        "deviation of a night",
+        error,
+        "as large",
+        "perfect: median",
+        "95 %",
+        f"within {limit:g}",
+    )
+    noises = [(result.month, result.noise) for result in results if result.noise is not None]
+    lines = []
+    for month, noise in noises:
+        median, high = np.quantile(noise.errors, [0.5, 0.95])
+        values = [f"{noise.deviation:.3g}", f"{noise.measured:.3g}", f"{noise.share_as_large:.2f}"]
+        values += [f"{median:.3g}", f"{high:.3g}", f"{noise.share_within(limit):.0%}"]
+        lines.append([f"{month:%Y-%m}", *values])
+    if noises:
+        shares = np.array([noise.share_within(limit) for _, noise in noises])
+        n_within = sum(noise.measured <= limit for _, noise in noises)
+        mean = f"{shares.sum():.1f} of {shares.size}; all: {shares.prod():.0%}"
+        within = f"{n_within} of {shares.size}"
+        lines.append(["all", "", within, "", "", "", mean])
+    return headers, lines
+
+
 def markdown_table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table; short lines are filled up."""
     rows = [f"| {' | '.join(headers)} |", "|---" * len(headers) + "|"]
@@ -182,5 +228,9 @@ def write_report(
     lines = [about]
     for name, spec in specs.items():
         lines += [f"## {name}", "", *markdown_table(*month_table(spec, results[name])), ""]
+        if spec.task in WANTED:
+            error, _ = WANTED[spec.task]
+            lines += [_ABOUT_NOISE.format(error=error)]
+            lines += [*markdown_table(*noise_table(spec, results[name])), ""]
     lines[-1:] = steps_section(watch)
     (PROJECT_ROOT / "docs" / "backtest.md").write_text("\n".join(lines))

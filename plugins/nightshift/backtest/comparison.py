@@ -19,6 +19,7 @@ from nightshift.training.statistics.confidence_intervals import (
     difference,
     estimate,
 )
+from nightshift.training.statistics.night_noise import NightNoise, night_noise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.bool_]
     Metrics = dict[str, float | None]
     Statistics = dict[str, Statistic]
+
+__all__ = ["Comparison", "NightNoise"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,11 @@ class Comparison:
         return {
             name: float(np.mean([values[name] for values in by_night])) for name in BAND_METRICS
         }
+
+    def noise(self, predictions: Predictions) -> NightNoise | None:
+        """Estimate what no forecast of the evening before could avoid in the error of the rows."""
+        seed = self.spec.training.seed
+        return night_noise(self.spec.task, self.label, predictions, self.days, seed)
 
     def by_month(self) -> Iterator[tuple[dt.date, Mask, Comparison]]:
         """Yield the first day of each predicted month, its rows, and the comparison on them."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.backtest.comparison import Comparison
+from nightshift.backtest.comparison import Comparison, NightNoise
 from nightshift.backtest.nightly_models import without_slices
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import Partition
@@ -45,6 +45,8 @@ class MonthResult:
         model: Metrics of the model, by name.
         baseline: Metrics of the rule, by name.
         intervals: Metrics of the model's intervals; of a band the mean over the month's nights.
+        noise: What no forecast could avoid in the calibration error, or the bias; None for a month
+            of too few nights.
     """
 
     month: dt.date
@@ -52,6 +54,7 @@ class MonthResult:
     model: dict[str, float | None]
     baseline: dict[str, float | None]
     intervals: dict[str, float]
+    noise: NightNoise | None
 
 
 def labelled_rows(
@@ -150,6 +153,7 @@ def _measure_months(
             model=comparison.values(predictions.at(is_month), metrics),
             baseline=comparison.values(rule.at(is_month), metrics),
             intervals=comparison.interval_values(predictions.at(is_month)),
+            noise=comparison.noise(predictions.at(is_month)),
         )
         results.append(result)
     return results

@@ -82,6 +82,8 @@ class Level(Frozen):
         mature_nights: Newest mature nights, since the version's fit, by which each scoring moves
             the level; 0 leaves it alone. Objectives that are no mean have none.
         prior_nights: Nights that speak for no change, as ``prior_days``.
+        half_life_nights: Nights after which a mature night counts half; without it all count alike.
+            Fewer nights' worth of evidence is left, so take fewer ``prior_nights`` with it.
         minimum_nights: Fewer nights move nothing.
         minimum_rows: Fewer labelled rows of these nights move nothing.
         maximum: Most by which a scoring moves the level: in log-odds, or of a regression in
@@ -92,6 +94,7 @@ class Level(Frozen):
     prior_days: PositiveDays = 14
     mature_nights: int = Field(default=14, ge=0, le=60)
     prior_nights: PositiveDays = 14
+    half_life_nights: PositiveDays | None = None
     minimum_nights: PositiveDays = 1
     minimum_rows: PositiveInt = 100
     maximum: float = Field(default=1.0, gt=0)

@@ -136,29 +136,46 @@ def move_log_odds(probability: Vector, shift: Vector | float) -> Vector:
     return np.where(shift == 0, probability, np.clip(moved, EDGE, 1 - EDGE))
 
 
-def shift_of_log_odds(label: Vector, probability: Vector) -> float:
+def shift_of_log_odds(label: Vector, probability: Vector, weight: Vector | None = None) -> float:
     """Return what must be added to all log-odds so that their mean probability is the label's.
 
     Args:
         label: 0 or 1, shape (n,).
         probability: Shape (n,).
+        weight: Of each row in both means, above 0, shape (n,); None weighs all alike.
     """
     import numpy as np
 
     # A night without, or with nothing but, positive rows has no finite log-odds.
     edge = 0.5 / label.size
-    rate = float(np.clip(label.mean(), edge, 1 - edge))
+    rate = float(np.clip(weighted_mean(label, weight), edge, 1 - edge))
     log_odds = log_odds_of(probability)
     # No closed form: the mean of a sigmoid is found step by step.
     shift = 0.0
     for _ in range(_MAX_STEPS):
         current = sigmoid(log_odds + shift)
-        step = (rate - current.mean()) / (current * (1 - current)).mean()
+        missing = rate - weighted_mean(current, weight)
+        step = missing / weighted_mean(current * (1 - current), weight)
         # Far from the solution Newton's step overshoots.
         shift += float(np.clip(step, -1.0, 1.0))
         if abs(step) < _STEP_TOLERANCE:
             break
     return shift
+
+
+def weighted_mean(values: Vector, weight: Vector | None) -> float:
+    """Return the mean of values, shape (n,).
+
+    Args:
+        values: Shape (n,).
+        weight: Of each value, above 0, shape (n,); None weighs all alike.
+    """
+    import numpy as np
+
+    # Equal weights would add in another order, and so end in other last bits.
+    if weight is None:
+        return float(values.mean())
+    return float(np.average(values, weights=weight))
 
 
 def _rounded(value: float) -> float:

@@ -113,7 +113,9 @@ class World:
             }
         )
 
-    def expected_shift(self, nights: PartitionRange = MATURE) -> float:
+    def expected_shift(
+        self, nights: PartitionRange = MATURE, half_life: float = float("inf")
+    ) -> float:
         """Compute the shift in another way: by a root finder, from the view of labels."""
         labels = dict(
             self.rows(
@@ -122,17 +124,21 @@ class World:
                 dt.datetime.combine(NIGHT.day + dt.timedelta(days=1), dt.time(0), dt.UTC),
             )
         )
-        predicted, outcome = [], []
+        predicted, outcome, weight = [], [], []
         for night in nights:
             table = self.table(night)
+            age = (nights.last.day - night.day).days
+            weight += [0.5 ** (age / half_life)] * table.num_rows
             predicted.append(self.model().predictions(table).probability)
             outcome += [labels[key] for key in table.column("parcel_id").to_pylist()]
         log_odds = np.log(np.concatenate(predicted) / (1 - np.concatenate(predicted)))
 
         def missing(shift: float) -> float:
-            return float((1 / (1 + np.exp(-log_odds - shift))).mean() - np.mean(outcome))
+            moved = 1 / (1 + np.exp(-log_odds - shift))
+            return float(np.average(moved - np.array(outcome), weights=weight))
 
-        n = len(nights)
+        # Nights' worth of evidence; each night has as many rows.
+        n = len(nights) * np.mean(weight)
         return brentq(missing, -9, 9, xtol=1e-13) * n / (n + 14)
 
 
@@ -216,6 +222,31 @@ def test_rerun_gives_the_same_content_though_its_evidence_was_published_again(
     publish_features(world.conn, MATURE, shift=3.0)
     [later] = world.score()
     assert (later.load_id, later.content_hash) == (first.load_id, first.content_hash)
+    assert world.levels() == levels
+
+
+def test_newer_nights_count_more_where_the_spec_says_so(world: World) -> None:
+    # The newest night was a storm.
+    world.deliver_outcomes(PartitionRange(MATURE.last, MATURE.last), every=1)
+    [plain] = world.score()
+    [(_, slow, *_)] = world.levels()
+    assert slow == pytest.approx(world.expected_shift(), abs=1e-9)
+
+    recipe = world.spec.training.recipe
+    level = recipe.level.model_copy(update={"half_life_nights": 2})
+    changed = recipe.model_copy(update={"level": level})
+    training = world.spec.training.model_copy(update={"recipe": changed})
+    world.spec = world.spec.model_copy(update={"training": training})
+    [first] = world.score()
+    [(_, fast, _, n_nights, *_)] = levels = world.levels()
+    assert fast == pytest.approx(world.expected_shift(half_life=2), abs=1e-9)
+    assert fast > slow + 0.05
+    assert n_nights == len(MATURE)
+    assert first.content_hash != plain.content_hash
+    # Its evidence is corrected later: what was published stays.
+    publish_features(world.conn, MATURE, shift=3.0)
+    [again] = world.score()
+    assert (again.load_id, again.content_hash) == (first.load_id, first.content_hash)
     assert world.levels() == levels
 
 

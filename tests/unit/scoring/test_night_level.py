@@ -13,6 +13,7 @@ from tests.integration.scoring.conftest import make_spec, tiny_model
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
+from nightshift.models.calibration import move_log_odds, shift_of_log_odds
 from nightshift.models.trained_model import TrainedModel
 from nightshift.scoring.level.night_level import (
     MatureNight,
@@ -65,6 +66,44 @@ def test_estimate_of_a_regression_is_the_mean_error_in_the_labels_unit(regressio
     night = MatureNight(FIRST, np.array([10.0, 20.0] * 50), np.array([8.0, 14.0] * 50))
     level = estimate_level(spec_with("regression", prior_nights=1), regression, [night])
     assert (level.estimate, level.shift) == (4.0, 2.0)
+
+
+def test_newer_nights_count_more_by_the_half_life(binary, regression) -> None:
+    # Two nights, one day apart: the older one counts half.
+    old, new = np.full(100, 3.0), np.full(100, 9.0)
+    pair = [
+        MatureNight(FIRST, old, np.zeros(100), "old"),
+        MatureNight(FIRST + dt.timedelta(days=1), new, np.zeros(100), "new"),
+    ]
+    spec = spec_with("regression", half_life_nights=1, prior_nights=1, maximum=9.0)
+    level = estimate_level(spec, regression, pair)
+    assert level.estimate == pytest.approx((3 * 0.5 + 9) / 1.5)
+    # One and a half nights of evidence against one of doubt.
+    assert level.shift == pytest.approx(7 * 1.5 / 2.5)
+    assert (level.n_nights, level.n_rows) == (2, 200)
+    # A night without rows is no evidence, and makes those before it no younger.
+    apart = [pair[0], replace(pair[1], day=FIRST + dt.timedelta(days=2))]
+    assert estimate_level(spec, regression, apart).estimate == pytest.approx((3 * 0.25 + 9) / 1.25)
+
+    half, most = nights(1, late=50)[0], nights(2, late=80)[1]
+    level = estimate_level(spec_with(half_life_nights=1), binary, [half, most])
+    rate = (0.5 * 0.5 + 0.8) / 1.5
+    assert level.estimate == pytest.approx(np.log(rate / (1 - rate)), abs=1e-8)
+
+
+def test_without_a_half_life_the_last_bits_stay_as_they_were(binary) -> None:
+    # What was published is published again: the plain mean must not become a weighted one.
+    dice = np.random.default_rng(1)
+    label = (dice.uniform(size=997) < 0.23) * 1.0
+    raw = dice.normal(-1.2, 0.7, 997)
+    probability = binary.from_raw(raw).probability
+    level = estimate_level(spec_with(), binary, [MatureNight(FIRST, label, raw)])
+    assert level.estimate == float(f"{shift_of_log_odds(label, probability):.9g}")
+    mean = label.mean()
+    moved = move_log_odds(probability, shift_of_log_odds(label, probability))
+    assert moved.mean() == pytest.approx(mean, abs=1e-12)
+    weighted = shift_of_log_odds(label, probability, np.full(997, 3.0))
+    assert weighted == pytest.approx(shift_of_log_odds(label, probability), abs=1e-12)
 
 
 def test_shift_ends_at_the_bound_and_says_so(binary, regression) -> None:

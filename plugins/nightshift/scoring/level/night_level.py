@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.models.calibration import shift_of_log_odds
+from nightshift.models.calibration import shift_of_log_odds, weighted_mean
 from nightshift.training.training_set import mature_window
 
 if TYPE_CHECKING:
@@ -108,7 +108,13 @@ def level_nights(spec: ModelSpec, partition: Partition, fit_end: dt.date) -> Par
         fit_end: The last partition that a fit of the version has seen: about itself and earlier
             ones its answers are too good to be evidence.
     """
-    return newest_nights(spec, partition, fit_end, spec.training.recipe.level.mature_nights)
+    n_nights = spec.training.recipe.level.mature_nights
+    return newest_nights(
+        spec,
+        partition,
+        fit_end,
+        n_nights,
+    )
 
 
 def newest_nights(
@@ -117,6 +123,12 @@ def newest_nights(
     """Return the newest mature nights after a fit, so many at most; None if there are none.
 
     The level and the interval take them from here, each with its own number.
+
+    Args:
+        spec: The model.
+        partition: The partition that is scored.
+        fit_end: As for ``level_nights``.
+        n_nights: At most.
     """
     last = mature_window(spec, partition).last
     first = last.shift(1 - n_nights)
@@ -140,30 +152,44 @@ def estimate_level(
 
     level = spec.training.recipe.level
     if len(mature) < level.minimum_nights:
-        return without_level(
-            f"{len(mature)} mature night(s) since the version's fit, {level.minimum_nights} needed"
-        )
-    label = np.concatenate([entry.label for entry in mature])
+        needed = f"{level.minimum_nights} needed"
+        return without_level(f"{len(mature)} mature night(s) since the version's fit, {needed}")
+    labels = [entry.label for entry in mature]
+    label = np.concatenate(labels)
     # A handful of rows says more about themselves than about a level.
     if label.size < level.minimum_rows:
         return without_level(f"{label.size} labelled row(s), {level.minimum_rows} needed")
-    predicted = model.from_raw(np.concatenate([entry.raw for entry in mature]))
+    raw = np.concatenate([entry.raw for entry in mature])
+    predicted = model.from_raw(raw)
+    # All alike, unless newer nights count more.
+    evidence_nights = float(len(mature))
+    weight = None
+    if level.half_life_nights is not None:
+        by_night = _night_weights(mature, level.half_life_nights)
+        # Half a night is half the evidence.
+        evidence_nights = float(by_night.sum())
+        rows_of_night = [entry.label.size for entry in mature]
+        weight = np.repeat(by_night, rows_of_night)
+
     # The mean over rows: a busy night tells more than a quiet one.
     if predicted.probability is not None:
-        estimate = shift_of_log_odds(label, predicted.probability)
+        estimate = shift_of_log_odds(label, predicted.probability, weight)
         bound = level.maximum
     else:
         errors = label - predicted.score
-        estimate = float(errors.mean())
+        estimate = weighted_mean(errors, weight)
         bound = level.maximum * float(label.std())
     if not np.isfinite(estimate) or not np.isfinite(bound):
         return without_level("the mature nights give no finite level")
 
     # Each night is one observation of the day's effect, however many rows it has.
-    n_nights = len(mature)
-    shrunk = estimate * n_nights / (n_nights + level.prior_nights)
+    shrunk = estimate * evidence_nights / (evidence_nights + level.prior_nights)
     # What lies beyond is a broken feed, or a version that a retraining must replace.
     shift = min(max(shrunk, -bound), bound)
+    reason = None
+    if shift != shrunk:
+        reason = f"bounded: {shrunk:.4g} is beyond {bound:.4g}"
+    n_rows = int(label.size)
     evidence = sha256()
     for entry in mature:
         line = f"{entry.day} {entry.evidence}\n"
@@ -171,13 +197,29 @@ def estimate_level(
     return NightLevel(
         shift=_rounded(shift),
         estimate=_rounded(estimate),
-        n_nights=n_nights,
-        n_rows=int(label.size),
+        n_nights=len(mature),
+        n_rows=n_rows,
         first_night=mature[0].day,
         last_night=mature[-1].day,
         evidence=evidence.hexdigest(),
-        reason=None if shift == shrunk else f"bounded: {shrunk:.4g} is beyond {bound:.4g}",
+        reason=reason,
     )
+
+
+def _night_weights(mature: Sequence[MatureNight], half_life: int) -> Vector:
+    """Return what each night counts, shape (nights,).
+
+    Args:
+        mature: In order; the newest counts 1.
+        half_life: Nights after which one counts half.
+    """
+    import numpy as np
+
+    newest = mature[-1].day
+    days = [(newest - entry.day).days for entry in mature]
+    age = np.array(days, dtype=np.float64)
+    weights: Vector = 0.5 ** (age / half_life)
+    return weights
 
 
 def _rounded(value: float) -> float:
