@@ -96,11 +96,17 @@ def draw_figures(context: PromotionContext, criteria: list[Criterion]) -> dict[s
     sources = (
         ["challenger", "champion", "rule"] if context.champion_model else ["challenger", "rule"]
     )
-    predicted = {source: context.predicted(source) for source in sources}
-    unit = "probability" if context.is_binary else context.spec.label.column
+    answered = {source: context.answered(source) for source in sources}
+    has_probability = context.spec.task.has_probability
+    unit = "probability" if has_probability else context.spec.label.column
+    # Classes have no order that could lift an outcome.
+    lift = {}
+    if not context.spec.classes:
+        predicted = {source: values for source, (_, values) in answered.items()}
+        lift = {"lift": draw_lift(context.label, predicted)}
     return {
-        "reliability": draw_reliability(context.label, predicted, unit),
-        "lift": draw_lift(context.label, predicted),
+        "reliability": draw_reliability(answered, unit),
+        **lift,
         "gains": draw_forest(_bars(criteria), context.spec.promotion.metric),
     }
 
