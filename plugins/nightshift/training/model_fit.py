@@ -318,7 +318,8 @@ def _assemble(
         training={
             **facts,
             "seed": spec.training.seed,
-            "n_trees": facts["n_rounds"] * len(members.trees),
+            # A round of classes has a tree of each.
+            "n_trees": facts["n_rounds"] * len(members.trees) * (len(spec.classes) or 1),
             "linear_share": share,
             "level_offset": offset,
             "shift": shift,

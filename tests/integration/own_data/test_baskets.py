@@ -19,6 +19,7 @@ from tests.integration.own_data.test_shapes import (
 )
 
 from nightshift.errors import NightshiftError
+from nightshift.lake.object_store import ObjectStore
 from nightshift.monitoring import verdict_report
 from nightshift.monitoring.report import Report
 from nightshift.provenance.predictions import find_prediction
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.timeout(600),
-    pytest.mark.usefixtures("quick_gate", "no_report", "no_figures", "code_of_tests"),
+    pytest.mark.usefixtures("quick_gate", "no_report", "code_of_tests"),
 ]
 __all__ = ["code_of_tests", "scored", "scored_states"]
 
@@ -95,6 +96,12 @@ def test_baskets_are_trained_published_explained_matured_and_monitored(project, 
     own = project(BASKETS)
     decision = own.train()
     assert decision.verdict == "first", decision.reasons
+    # Drawn, and shown on the page of the evidence.
+    figures = own.conn.execute("select figures from ml.model_versions").fetchone()
+    assert figures[0].keys() == {"reliability.png", "importance.png", "backtest.png"}
+    key = own.conn.execute("select evidence_page from ml.decisions").fetchone()[0]
+    page = ObjectStore.open(own.settings).get(key).decode()
+    assert page.count("<svg") == 2
     assert own.score(own.tonight) == {"champion": 60}
 
     # Published: one column per class, which add up, and the likeliest one is predicted.
@@ -150,6 +157,7 @@ def test_baskets_are_trained_published_explained_matured_and_monitored(project, 
     assert estimates["log_loss"] == pytest.approx(entropy, rel=0.02)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_challenger_of_baskets_is_compared_night_by_night(scored, run):
     own = scored(BASKETS)
     own.trained_on = own.trained_on.shift(1)
@@ -192,6 +200,7 @@ def test_a_night_that_lacks_classes_gets_a_verdict(scored, kept):
     assert math.isfinite(verdict.metric_value)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_class_that_is_absent_in_training_is_published_as_hardly_possible(project):
     never = replace(
         BASKETS, outcome=f"replace({BASKETS.outcome}, 'bulk {{100%%}}''s', 'weekly shop')"
