@@ -97,12 +97,12 @@ def _minimize(raw: Matrix, label: Vector, start: Vector, bounds: list[Any]) -> V
     truth[np.arange(n_rows), label.astype(np.int64)] = 1.0
 
     def loss(parameters: Vector) -> tuple[float, Vector]:
-        slope, shift = parameters, 0.0
-        if parameters.size > 1:
-            slope, shift = np.split(parameters, 2)
+        # One slope of all classes, or a slope of each and then a shift of each.
+        parts = np.split(parameters, 2) if parameters.size > 1 else [parameters, np.zeros(1)]
+        slope, shift = parts
         probability = softmax(raw * slope + shift)
         error = (probability - truth) / n_rows
-        value = -np.log(np.maximum(of_rows(probability, label), 1e-300)).mean()
+        value = float(-np.log(np.maximum(of_rows(probability, label), 1e-300)).mean())
         of_slopes = (error * raw).sum(axis=0)
         if parameters.size == 1:
             return value, of_slopes.sum(keepdims=True)

@@ -225,13 +225,15 @@ class Golden(BaseModel):
             return
         # No absolute tolerance: a rare event's probability may be far below it.
         expected = np.array(self.probability)
-        has_shape = probability is not None and probability.shape == expected.shape
-        is_close = has_shape and np.allclose(
-            probability,
-            expected,
-            rtol=PROBABILITY_TOLERANCE,
-            atol=0,
-        )
+        is_close = False
+        # Arrays of other shapes would be compared by repeating one of them.
+        if probability is not None and probability.shape == expected.shape:
+            is_close = np.allclose(
+                probability,
+                expected,
+                rtol=PROBABILITY_TOLERANCE,
+                atol=0,
+            )
         if not is_close:
             raise _different(
                 "it calibrates scores differently from when it was stored",

@@ -48,7 +48,8 @@ class Predictions:
     def predicted_class(self) -> Integers:
         """Return the number of the likeliest class of each row, shape (n,)."""
         assert self.classes is not None  # noqa: S101 - the caller knows the task
-        return self.classes.argmax(axis=1)
+        predicted: Integers = self.classes.argmax(axis=1)
+        return predicted
 
     @property
     def all_probabilities(self) -> Matrix | None:

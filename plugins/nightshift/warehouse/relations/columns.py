@@ -41,7 +41,7 @@ def text_literal(text: str) -> sql.SQL:
     escaped = text.replace("\\", "\\\\").replace("'", "''")
     # Unicode escapes, which a backslash begins, are the only form without the sign itself.
     without_percent = escaped.replace("%", "\\0025")
-    return sql.SQL(f"U&'{without_percent}'")  # type: ignore[arg-type]
+    return sql.SQL(f"U&'{without_percent}'")
 
 
 # The type without its modifier is what content hashes contain: it must stay as it is.
