@@ -12,13 +12,13 @@
 
 {#- The raw score that contributions add up to. -#}
 {% macro raw_score(spec, rows) -%}
-    {% if spec.is_binary %}{{ log_odds(rows ~ ".score") }}{% else %}{{ rows }}.score{% endif %}
+    {% if spec.is_binary %}{{ log_odds(rows ~ ".score") }}{% elif spec.get("classes") %}{{ rows }}.raw_score{% else %}{{ rows }}.score{% endif %}
 {%- endmacro %}
 
 {#- The base of a row is the version's base, moved by the level of the night (ops.score_levels): the same for all rows of the night, so
-    no reason holds any of it. The level's alias follows from the base's: v of e, va of ea. -#}
+    no reason holds any of it. The level's alias follows from the base's: v of e, va of ea. Classes have no level, and a base each. -#}
 {% macro base_raw(spec, base) -%}
-    {% if spec.is_binary %}{{ base }}.base_raw{% else %}({{ base }}.base_raw + coalesce({{ base | replace("e", "v") }}.shift, 0)){% endif %}
+    {% if spec.is_binary %}{{ base }}.base_raw{% elif spec.get("classes") %}({{ base }}.base_by_class ->> t.predicted_class)::double precision{% else %}({{ base }}.base_raw + coalesce({{ base | replace("e", "v") }}.shift, 0)){% endif %}
 {%- endmacro %}
 
 {% macro base_probability(spec, base) -%}
@@ -49,7 +49,7 @@ left join {{ spec.levels }} as {{ level }}
         end
     )
     {%- else -%}
-    case when {{ base }}.base_raw is not null then 1.0::double precision end
+    case when {{ base }}.{% if spec.get("classes") %}base_by_class{% else %}base_raw{% endif %} is not null then 1.0::double precision end
     {%- endif -%}
 {%- endmacro %}
 
@@ -74,7 +74,7 @@ left join {{ spec.levels }} as {{ level }}
     {% if spec.is_binary -%}
     100 * (t.probability - ({{ base_probability(spec, "e") }}))
     {%- else -%}
-    t.score - {{ base_raw(spec, "e") }}
+    {{ raw_score(spec, "t") }} - {{ base_raw(spec, "e") }}
     {%- endif %}
     {%- for index in range(spec.n_reasons) %}
     - coalesce({{ contribution("t", index) }} * {{ effect_factor(spec, "t", "e") }}, 0)
@@ -141,7 +141,8 @@ select
     u.usual_level,
     w.description,
     (r.reason ->> 'contribution')::double precision as contribution,
-    {% if spec.is_binary %}t.probability{% else %}t.score as prediction{% endif %},
+    {% if spec.is_binary %}t.probability{% elif spec.get("classes") %}t.predicted_class,
+    t.probability{% else %}t.score as prediction{% endif %},
     {% if spec.is_binary %}{{ base_probability(spec, "e") }} as base_probability{% else %}{{ base_raw(spec, "e") }} as base_value{% endif %},
     t.model_version,
     l.published_at,
@@ -177,7 +178,8 @@ select
     {{ words_of_cause(spec, "c.cause") }} as words,
     s.reason ->> 'feature' as strongest_feature,
     c.contribution,
-    {% if spec.is_binary %}t.probability{% else %}t.score as prediction{% endif %},
+    {% if spec.is_binary %}t.probability{% elif spec.get("classes") %}t.predicted_class,
+    t.probability{% else %}t.score as prediction{% endif %},
     {% if spec.is_binary %}{{ base_probability(spec, "e") }} as base_probability{% else %}{{ base_raw(spec, "e") }} as base_value{% endif %},
     t.model_version,
     l.published_at,

@@ -88,6 +88,12 @@ left join latest on t."{{ key }}" = latest.entity_key
     {{ interval_column(spec, "interval_low") }} as probability_low,
     {{ interval_column(spec, "interval_high") }} as probability_high,
     t.is_positive,
+    {%- elif spec.get("classes") %}
+    t.predicted_class,
+    t.probability,
+    {%- for name, column in spec.classes %}
+    t."{{ column }}",
+    {%- endfor %}
     {%- else %}
     t.score as value,
     {{ interval_column(spec, "median") }} as median,
@@ -110,8 +116,11 @@ left join latest on t."{{ key }}" = latest.entity_key
     t.event_timestamp,
     t.partition_date,
     t.reasons,
+    {%- if spec.get("classes") %}
+    t.raw_score,
+    {%- endif %}
     t.score,
-    {%- if not spec.is_binary %}
+    {%- if not spec.is_binary and not spec.get("classes") %}
     t.probability,
     t.is_positive,
     {%- endif %}
@@ -151,7 +160,8 @@ select
 {#- The predictions that count now, and what came true, from the function of create_label_function. An outcome is mature when outcomes
     of `maturity_days` whole days after the predicted day have been delivered. -#}
 {% macro prediction_outcomes(spec) -%}
-{%- set outcome = "latest.outcome::integer" if spec.is_binary else "latest.outcome::double precision" -%}
+{%- set outcome_type = "integer" if spec.is_binary else "text" if spec.get("classes") else "double precision" -%}
+{%- set outcome = "latest.outcome::" ~ outcome_type -%}
 with latest as (select * from {{ spec.label_function }}())
 
 select
@@ -160,6 +170,15 @@ select
     {%- if spec.is_binary %}
     -- A rule may say 0 or 1, and be wrong.
     -ln(greatest(case {{ outcome }} when 1 then t.probability when 0 then 1 - t.probability end, 1e-15)) as log_loss,
+    {%- elif spec.get("classes") %}
+    t.predicted_class = {{ outcome }} as is_correct,
+    -ln(greatest(
+        case {{ outcome }}
+            {%- for name, column in spec.classes %}
+            when '{{ name | replace("'", "''") }}' then t."{{ column }}"
+            {%- endfor %}
+        end, 1e-15
+    )) as log_loss,
     {%- else %}
     abs(t.score - {{ outcome }}) as absolute_error,
     {%- endif %}

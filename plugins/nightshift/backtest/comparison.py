@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import METRICS, Task
 from nightshift.models.signature import numbers
+from nightshift.models.unseen_nights import has_intervals
 from nightshift.scoring.interval.interval_metrics import BAND_METRICS, measure_answers
 from nightshift.training.evaluation import measure
 from nightshift.training.statistics.block_bootstrap import Days, Statistic, draw_days, statistic
@@ -81,7 +82,7 @@ class Comparison:
         import numpy as np
 
         answers = predictions.answers
-        if answers is None:
+        if answers is None or not has_intervals(self.spec.task):
             return {}
         if self.spec.task is not Task.BINARY:
             return measure_answers(self.spec, self.label, answers)

@@ -22,6 +22,7 @@ from nightshift.backtest.worker_processes import worker_processes
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
+from nightshift.errors import SpecError
 from nightshift.models.linear_member import LinearMember
 from nightshift.models.signature import Signature
 from nightshift.models.trained_model import TrainedModel
@@ -203,6 +204,20 @@ def without_slices(spec: ModelSpec) -> ModelSpec:
     """Return the spec without slices of promotion, which cost time and decide nothing here."""
     promotion = spec.promotion.model_copy(update={"slices": ()})
     return spec.model_copy(update={"promotion": promotion})
+
+
+def refuse_classes(spec: ModelSpec) -> None:
+    """Refuse a model of classes: its nights cannot be replayed.
+
+    Raises:
+        SpecError: It is one.
+    """
+    if spec.classes:
+        raise SpecError(
+            f"The policy backtest cannot replay {spec.name}: it predicts classes.",
+            expected="task binary or regression",
+            todo="Measure it month by month with the walk-forward backtest instead.",
+        )
 
 
 def _train_into_file(shared: SharedModels, day: dt.date) -> dt.date:

@@ -163,4 +163,6 @@ def shown_metrics(spec: ModelSpec) -> tuple[str, ...]:
     """Return the metrics that a report shows for the task."""
     if spec.task == Task.BINARY:
         return ("roc_auc", "average_precision", "log_loss", "brier", "calibration_error")
+    if spec.classes:
+        return ("log_loss", "accuracy", "macro_f1", "recall", "brier", "calibration_error")
     return ("rmse", "mae", "r2", "bias")

@@ -15,10 +15,16 @@ class Task(StrEnum):
 
     BINARY = "binary"
     REGRESSION = "regression"
+    MULTICLASS = "multiclass"
+
+    @property
+    def has_probability(self) -> bool:
+        """Return whether predictions are probabilities, whose proper loss is the log loss."""
+        return self is not Task.REGRESSION
 
 
 # Tasks that people ask for; no stage from training to monitoring can do them.
-NOT_SUPPORTED = ("multiclass", "ranking")
+NOT_SUPPORTED = ("ranking",)
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Metric:
     """One number that says how good predictions are.
 
     Attributes:
-        task: The task it belongs to.
+        tasks: The tasks it belongs to.
         better: Whether a higher or a lower value is better, or one nearer to the best value.
         best: The value of a perfect model.
         unit: ``ratio`` (0 to 1), ``nats``, ``label`` (the label's own unit), ``squared label`` or
@@ -34,7 +40,7 @@ class Metric:
         description: What it measures.
     """
 
-    task: Task
+    tasks: tuple[Task, ...]
     better: Literal["higher", "lower", "nearer"]
     best: float
     unit: str
@@ -53,61 +59,76 @@ class Metric:
         return abs(reference - self.best) - abs(value - self.best)
 
 
+_BINARY = (Task.BINARY,)
+_REGRESSION = (Task.REGRESSION,)
+_CLASSES = (Task.MULTICLASS,)
+_PROBABILITY = (Task.BINARY, Task.MULTICLASS)
+
 METRICS: dict[str, Metric] = {
     "roc_auc": Metric(
-        Task.BINARY, "higher", 1.0, "ratio",
+        _BINARY, "higher", 1.0, "ratio",
         "Chance that a random positive row scores above a random negative one; 0.5 is chance.",
     ),
     "average_precision": Metric(
-        Task.BINARY, "higher", 1.0, "ratio",
+        _BINARY, "higher", 1.0, "ratio",
         "Area under the precision-recall steps; chance is the positive rate.",
     ),
     "log_loss": Metric(
-        Task.BINARY, "lower", 0.0, "nats",
-        "Mean negative log-likelihood of the probability.",
+        _PROBABILITY, "lower", 0.0, "nats",
+        "Mean negative logarithm of the probability that was given to what came true.",
     ),
     "brier": Metric(
-        Task.BINARY, "lower", 0.0, "ratio",
-        "Mean squared difference between probability and outcome.",
+        _PROBABILITY, "lower", 0.0, "ratio",
+        "Mean squared difference between probability and outcome; of classes summed over them.",
     ),
     "calibration_error": Metric(
-        Task.BINARY, "lower", 0.0, "ratio",
-        "Mean distance of probability and positive rate over ten bins of equal size.",
+        _PROBABILITY, "lower", 0.0, "ratio",
+        "Mean distance of probability and positive rate over ten bins of equal size; of classes:"
+        " of the predicted class's probability and how often it was right.",
     ),
     "calibration_slope": Metric(
-        Task.BINARY, "nearer", 1.0, "slope",
-        "Slope of the outcome on the probability's log-odds; below 1: over-confident.",
+        _PROBABILITY, "nearer", 1.0, "slope",
+        "Slope of the outcome on the probability's log-odds; below 1: over-confident. Of classes:"
+        " of each class coming true on its probability, all together.",
     ),
     "precision": Metric(
-        Task.BINARY, "higher", 1.0, "ratio",
+        _BINARY, "higher", 1.0, "ratio",
         "Share of rows called positive that are.",
     ),
     "recall": Metric(
-        Task.BINARY, "higher", 1.0, "ratio",
-        "Share of positive rows called positive.",
+        _PROBABILITY, "higher", 1.0, "ratio",
+        "Share of positive rows called positive; of classes: the mean over those that occur.",
     ),
     "f1": Metric(
-        Task.BINARY, "higher", 1.0, "ratio",
+        _BINARY, "higher", 1.0, "ratio",
         "Harmonic mean of precision and recall.",
     ),
     "positive_rate": Metric(
-        Task.BINARY, "nearer", 0.0, "ratio",
+        _BINARY, "nearer", 0.0, "ratio",
         "Share of positive labels; describes the rows, not the model.",
     ),
+    "accuracy": Metric(
+        _CLASSES, "higher", 1.0, "ratio",
+        "Share of rows whose predicted class came true.",
+    ),
+    "macro_f1": Metric(
+        _CLASSES, "higher", 1.0, "ratio",
+        "Mean over the classes that occur or are predicted of F1, as if each was the positive one.",
+    ),
     "rmse": Metric(
-        Task.REGRESSION, "lower", 0.0, "label",
+        _REGRESSION, "lower", 0.0, "label",
         "Root of the mean squared error.",
     ),
     "mae": Metric(
-        Task.REGRESSION, "lower", 0.0, "label",
+        _REGRESSION, "lower", 0.0, "label",
         "Mean absolute error.",
     ),
     "r2": Metric(
-        Task.REGRESSION, "higher", 1.0, "ratio",
+        _REGRESSION, "higher", 1.0, "ratio",
         "Share of the label's variance that is explained; 0 for the mean.",
     ),
     "bias": Metric(
-        Task.REGRESSION, "nearer", 0.0, "label",
+        _REGRESSION, "nearer", 0.0, "label",
         "Mean of prediction minus label.",
     ),
 }  # fmt: skip
@@ -115,4 +136,4 @@ METRICS: dict[str, Metric] = {
 
 def metrics_of(task: Task) -> dict[str, Metric]:
     """Return the metrics of a task, by name."""
-    return {name: metric for name, metric in METRICS.items() if metric.task == task}
+    return {name: metric for name, metric in METRICS.items() if task in metric.tasks}

@@ -19,6 +19,13 @@ from nightshift.contracts.partitions import CUTOFF, Partition, operating_timezon
 from nightshift.contracts.promotion_spec import Promotion
 from nightshift.contracts.reserved_names import FEATURE_COLUMNS, EntityKey, ModelName
 from nightshift.contracts.scoring_spec import Analytics, Scoring
+from nightshift.contracts.tasks.classes import (
+    check_classes,
+    class_columns,
+    class_problems,
+    read_classes,
+    with_class_defaults,
+)
 from nightshift.contracts.training_spec import Training
 from nightshift.contracts.yaml_document import (
     IDENTIFIER,
@@ -109,6 +116,8 @@ class ModelSpec(NamedDocument):
         name: Name of the model, of its prediction table and of its DAGs.
         description: What it predicts and for whom.
         task: Type of label.
+        classes: Task ``multiclass`` only: the values of the label, compared as texts, in the order
+            of the probability columns. Another value is a data error.
         owner: Team that answers for it.
         runbook: Page for on-call.
         deadline: Local time on the morning after the partition's day by which predictions must
@@ -126,6 +135,7 @@ class ModelSpec(NamedDocument):
     name: ModelName
     description: str
     task: Task
+    classes: tuple[str, ...] = ()
     owner: str
     runbook: str
     deadline: dt.time
@@ -141,6 +151,11 @@ class ModelSpec(NamedDocument):
     positive_threshold: Ratio | None = None
     analytics: Analytics = Analytics()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_classes_have_not(cls, document: object) -> object:
+        return with_class_defaults(document)
+
     # Before the enum: its own message would not say that the task may come.
     @field_validator("task", mode="before")
     @classmethod
@@ -148,6 +163,11 @@ class ModelSpec(NamedDocument):
         if task in NOT_SUPPORTED:
             raise ValueError(f"{task} is not supported yet: supported tasks are {', '.join(Task)}")
         return task
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _classes_are_texts(cls, classes: object) -> object:
+        return read_classes(classes)
 
     @field_validator("promotion", "monitoring")
     @classmethod
@@ -181,8 +201,24 @@ class ModelSpec(NamedDocument):
         return self
 
     @model_validator(mode="after")
+    def _fits_its_task(self) -> ModelSpec:
+        if self.task is not Task.MULTICLASS:
+            if self.classes or self.scoring.fallback.shares:
+                raise ValueError("classes and scoring.fallback.shares are of task multiclass")
+            if self.training.calibration in ("temperature", "vector"):
+                raise ValueError(
+                    f"training.calibration of task {self.task}: platt, isotonic or none"
+                )
+            return self
+        check_classes(self.classes)
+        problems = class_problems(self)
+        if problems:
+            raise ValueError(f"task multiclass has {'; '.join(problems)}")
+        return self
+
+    @model_validator(mode="after")
     def _features_are_features(self) -> ModelSpec:
-        names = {*self.features.names, self.scoring.fallback.feature}
+        names = {*self.features.names, *self.scoring.fallback.columns}
         if self.label.column in names:
             raise ValueError(
                 f"the label {self.label.column!r} is no feature: the model would read the answer"
@@ -281,6 +317,11 @@ class ModelSpec(NamedDocument):
         return self.last_due(at + lead)
 
     @property
+    def class_columns(self) -> dict[str, str]:
+        """Return the column of each class's probability, by class; none without classes."""
+        return class_columns(self.classes)
+
+    @property
     def predictions_dataset(self) -> str:
         """Return the ledger's name of the predictions."""
         return f"predictions/{self.name}"
@@ -306,6 +347,9 @@ class ModelSpec(NamedDocument):
         # What is shown next to a prediction must not make it another one. Who gets a challenger's
         # is recorded with each night, so that a rerun keeps it when the share is changed.
         left_out: dict[str, Any] = {"analytics": True, "promotion": {"canary"}}
+        # Specs of other tasks keep the digest that they had before there were classes.
+        if not self.classes:
+            left_out |= {"classes": True, "scoring": {"fallback": {"shares"}}}
         return sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()
 
 

@@ -205,12 +205,12 @@ def _plain(value: Any) -> str:  # noqa: ANN401 - any default
 
 def _metrics() -> Iterator[str]:
     yield "## Metrics\n"
-    yield "Names for `promotion.metric` and `monitoring.metric`; they fit one task each.\n"
+    yield "Names for `promotion.metric` and `monitoring.metric`; each fits the named tasks.\n"
     yield "| metric | task | better | best value | unit | meaning |\n|---|---|---|---|---|---|"
     for name, metric in METRICS.items():
         cells = [
             f"`{name}`",
-            metric.task,
+            ", ".join(metric.tasks),
             metric.better,
             f"{metric.best:g}",
             metric.unit,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import chain
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,6 +14,9 @@ from nightshift.contracts.yaml_document import Days, Frozen, Identifier, Positiv
 OTHER_CAUSE = "other"
 """Features that no declared cause names."""
 
+SHARES_TOLERANCE = 1e-6
+"""By how much declared shares may miss 1: they are written with a few digits."""
+
 # Who computes raw scores. Source: docs/adr/0022-engines.md.
 EngineChoice = Literal["auto", "lightgbm", "quickscorer"]
 
@@ -22,12 +25,33 @@ class FallbackRule(Frozen):
     """What is published without a usable champion; also the rule baseline that a model must beat.
 
     Attributes:
-        feature: Numeric column of the feature view that serves as the score.
+        feature: Numeric column of the feature view that serves as the score; empty for task
+            ``multiclass``.
         default: Score where that column is null.
+        shares: Task ``multiclass`` only: the probability of each class, in the order of
+            ``classes``; the largest is the predicted class.
     """
 
-    feature: Identifier
-    default: float
+    feature: Identifier = ""
+    default: float = 0.0
+    shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+
+    @model_validator(mode="after")
+    def _is_one_rule(self) -> FallbackRule:
+        declared = self.model_fields_set
+        if self.shares:
+            if declared & {"feature", "default"}:
+                raise ValueError("either shares, or feature and default")
+            if abs(sum(self.shares) - 1) > SHARES_TOLERANCE:
+                raise ValueError(f"shares that add up to 1, not to {sum(self.shares):g}")
+        elif not {"feature", "default"} <= declared:
+            raise ValueError("feature and default, or the shares of the classes")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns of the feature view that the rule reads."""
+        return (self.feature,) if self.feature else ()
 
 
 class CarryOver(Frozen):

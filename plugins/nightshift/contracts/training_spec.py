@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from nightshift.contracts.yaml_document import Days, Frozen, PositiveDays, PositiveInt, Ratio
 
-Calibration = Literal["platt", "isotonic", "none", "auto"]
+Calibration = Literal["platt", "isotonic", "temperature", "vector", "none", "auto"]
 
 # LightGBM parameters, all aliases included, that the trainer sets: same training set and spec must
 # give the same trees.
@@ -241,8 +241,10 @@ class Training(Frozen):
         objective: Regression only: the loss; None takes the task's own. ``recipe.linear`` and
             ``recipe.level`` are fitted to the mean: with any other loss than ``regression`` they
             are off unless they are declared.
-        calibration: Binary only: how scores become probabilities, fitted on out-of-fold days;
-            ``auto`` takes the method with the lowest log loss on blocks that it was not fitted on.
+        calibration: How scores become probabilities, fitted on out-of-fold days; no regression has
+            one. ``platt`` and ``isotonic`` are of a binary label, ``temperature`` (one slope) and
+            ``vector`` (a slope and a shift of each class) of classes. ``auto``, the default of
+            classes, takes the method with the lowest log loss on blocks that it was not fitted on.
         engine: ``local`` trains on the machine of the task; ``dask`` on the workers of a cluster
             (``NIGHTSHIFT_DASK_SCHEDULER``; without one, on workers that the task starts). The trees
             of ``dask`` differ from those of ``local``, but are of the same kind.

@@ -18,7 +18,7 @@ from nightshift.models.model_format.tokens import ModelTextError
 if TYPE_CHECKING:
     import lightgbm as lgb
 
-    from nightshift.models.arrays import Matrix, Vector
+    from nightshift.models.arrays import Matrix
 
 _PORTABLE_PARAMETERS = {
     "num_threads": "1",
@@ -68,19 +68,24 @@ def library_path() -> Path:
     return Path(spec.origin).parent / "lib" / "lib_lightgbm.so"
 
 
-def predict_raw(booster: lgb.Booster, matrix: Matrix, n_rounds: int = -1) -> Vector:
+def predict_raw(booster: lgb.Booster, matrix: Matrix, n_rounds: int = -1) -> Matrix:
     """Return raw scores (log-odds, or the label's unit), shape (n,), of a matrix of ``encode``.
+
+    Those of classes have the shape (n, classes).
 
     Args:
         booster: The trees.
         matrix: Shape (n, k).
-        n_rounds: Number of trees that count, from the first; -1 for all.
+        n_rounds: Number of rounds that count, from the first; -1 for all. A round has one tree, or
+            one of each class.
     """
     return _predict(booster, matrix, raw_score=True, num_iteration=n_rounds)
 
 
 def contributions(booster: lgb.Booster, matrix: Matrix) -> Matrix:
     """Return what each feature adds to the raw score, and the base value; shape (n, k + 1).
+
+    Those of classes stand one after the other: shape (n, classes * (k + 1)).
 
     About 300 times slower than ``predict_raw``. Source: Lundberg & Lee (2017), A unified approach
     to interpreting model predictions.

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nightshift.models.class_scores import (
+    EDGE,
+    apply_class_calibration,
+    fit_class_calibration,
+    rounded,
+)
+
 if TYPE_CHECKING:
     from nightshift.contracts.training_spec import Calibration
-    from nightshift.models.arrays import Vector
+    from nightshift.models.arrays import Matrix, Vector
 
+__all__ = ["EDGE", "apply_calibration", "fit_calibration", "fit_logistic", "sigmoid"]
 
-EDGE = 1e-6
-"""Smallest distance of a probability from 0 and 1.
-
-No row can make the log loss infinite then.
-"""
-_DIGITS = 9
-"""Significant digits of fitted numbers: the last bits, which depend on the machine, must not reach
-the model file.
-"""
 _MAX_STEPS = 50
 _STEP_TOLERANCE = 1e-12
 
 
-def fit_calibration(method: Calibration, raw: Vector, label: Vector) -> dict[str, Any]:
-    """Fit the map from raw score to probability.
+def fit_calibration(method: Calibration, raw: Matrix, label: Vector) -> dict[str, Any]:
+    """Fit the map from raw score to probability; of classes see ``fit_class_calibration``.
 
     Args:
         method: ``platt`` (a logistic curve, keeps the order), ``isotonic`` (steps, may tie rows) or
@@ -37,6 +36,8 @@ def fit_calibration(method: Calibration, raw: Vector, label: Vector) -> dict[str
     Source: Platt (1999), Probabilistic outputs for support vector machines; Zadrozny & Elkan
     (2002), Transforming classifier scores.
     """
+    if raw.ndim > 1:
+        return fit_class_calibration(method, raw, label)
     if method == "platt":
         slope, intercept = fit_logistic(raw, label)
         # A falling curve would reverse the order: these days cannot tell the scale.
@@ -64,10 +65,15 @@ def fit_calibration(method: Calibration, raw: Vector, label: Vector) -> dict[str
     return {"method": "none"}
 
 
-def apply_calibration(calibration: dict[str, Any], raw: Vector) -> Vector:
-    """Return probabilities, strictly between 0 and 1, for raw scores of shape (n,)."""
+def apply_calibration(calibration: dict[str, Any], raw: Matrix) -> Matrix:
+    """Return probabilities, strictly between 0 and 1, for raw scores of shape (n,).
+
+    Raw scores of classes, shape (n, classes), give probabilities of the same shape.
+    """
     import numpy as np
 
+    if raw.ndim > 1:
+        return apply_class_calibration(calibration, raw)
     method = calibration["method"]
     if method == "platt":
         with np.errstate(over="ignore"):  # infinity becomes a probability at the edge
@@ -96,8 +102,8 @@ def fit_logistic(log_odds: Vector, label: Vector) -> tuple[float, float]:
     # A tight tolerance: the result must not depend on where the solver stopped.
     curve = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000)
     curve.fit(log_odds.reshape(-1, 1), label)
-    slope = _rounded(curve.coef_[0, 0])
-    intercept = _rounded(curve.intercept_[0])
+    slope = rounded(curve.coef_[0, 0])
+    intercept = rounded(curve.intercept_[0])
     return slope, intercept
 
 
@@ -176,7 +182,3 @@ def weighted_mean(values: Vector, weight: Vector | None) -> float:
     if weight is None:
         return float(values.mean())
     return float(np.average(values, weights=weight))
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")

@@ -27,12 +27,28 @@ def explanation_of(model_json: bytes) -> dict[str, Any]:
         model_json: Content of the file, as the trainer wrote it.
 
     Returns:
-        ``base_raw``: what the model answers before it knows a row, on the scale of raw scores;
+        ``base_raw``: what the model answers before it knows a row, on the scale of raw scores; None
+            of classes, which have one each;
         ``base_probability``: the same, calibrated; None unless the model is binary;
+        ``base_by_class``: by class the base of its raw score; None without classes;
         ``usual``: by feature its ``usual_low``, ``usual_high`` and ``usual_level``, each None
             where it does not apply.
     """
     document = json.loads(model_json)
+    return {
+        **_bases(document),
+        "usual": _usual_values(document["reference"]),
+    }
+
+
+def _bases(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the three parts of an explanation that say what contributions add up from."""
+    if "classes" in document:
+        return {
+            "base_raw": None,
+            "base_probability": None,
+            "base_by_class": _base_by_class(document),
+        }
     # The last contribution of every row is the trees' base; the line has one of its own.
     base = float(document["golden"]["contributions"][0][-1])
     if "linear" in document:
@@ -40,8 +56,24 @@ def explanation_of(model_json: bytes) -> dict[str, Any]:
     return {
         "base_raw": base,
         "base_probability": _base_probability(document, base),
-        "usual": _usual_values(document["reference"]),
+        "base_by_class": None,
     }
+
+
+def _base_by_class(document: dict[str, Any]) -> dict[str, float]:
+    """Return the expected raw score of each class."""
+    classes = document["classes"]
+    # One class after the other, each with its base last; the same in every row.
+    first = document["golden"]["contributions"][0]
+    width = len(first) // len(classes)
+    bases = first[width - 1 :: width]
+    return dict(
+        zip(
+            classes,
+            bases,
+            strict=True,
+        )
+    )
 
 
 def _base_probability(document: dict[str, Any], base: float) -> float | None:

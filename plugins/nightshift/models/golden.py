@@ -48,10 +48,11 @@ class Golden(BaseModel):
 
     Attributes:
         rows: Rows of the model's matrix; None is a missing value. Shape (n, k).
-        raw: Raw score of the trees for each row.
-        contributions: What each feature adds to it, and the base value; shape (n, k + 1).
-        probability: Calibrated probability of each row; None unless the model is binary, and for
-            files of format 2.
+        raw: Raw score of the trees for each row; of classes one of each.
+        contributions: What each feature adds to it, and the base value; shape (n, k + 1), of
+            classes one after the other: (n, classes * (k + 1)).
+        probability: Calibrated probability of each row, or of each class; None for a regression,
+            and for files of format 2.
         linear: Raw score of the linear member; None for a model without one.
     """
 
@@ -62,9 +63,9 @@ class Golden(BaseModel):
     )
 
     rows: list[list[Finite | None]]
-    raw: list[Finite]
+    raw: list[Finite] | list[list[Finite]]
     contributions: list[list[Finite]]
-    probability: list[Probability] | None = None
+    probability: list[Probability] | list[list[Probability]] | None = None
     linear: list[Finite] | None = None
 
     @model_validator(mode="after")
@@ -76,11 +77,18 @@ class Golden(BaseModel):
             answers.append(self.linear)
         n_features = len(self.rows[0]) if self.rows else 0
         # A damaged file is refused here with a name: ragged lists make no matrix later.
+        n_scores = self.n_scores
+        n_contributions = n_scores * (n_features + 1)
         fits = (
             all(len(part) == N_ROWS for part in answers)
-            and all(len(row) == n_features for row in self.rows)
-            and all(len(row) == n_features + 1 for row in self.contributions)
+            and _has_width(self.rows, n_features)
+            and _has_width(self.contributions, n_contributions)
         )
+        # One number, or one of each class.
+        if n_scores > 1:
+            fits = (
+                fits and _has_width(self.raw, n_scores) and _has_width(self.probability, n_scores)
+            )
         if not fits:
             raise ValueError(f"{N_ROWS} rows, each with a contribution per feature and a base")
         return self
@@ -89,9 +97,9 @@ class Golden(BaseModel):
     def of(
         cls,
         matrix: Matrix,
-        raw: Vector,
+        raw: Matrix,
         contributions: Matrix,
-        probability: Vector | None,
+        probability: Matrix | None,
         linear: Vector | None = None,
     ) -> Golden:
         """Freeze the answers of a model."""
@@ -110,6 +118,34 @@ class Golden(BaseModel):
         )
 
     @property
+    def n_scores(self) -> int:
+        """Return the number of raw scores of each row: 1, or one of each class."""
+        if not self.raw:
+            return 1
+        first = self.raw[0]
+        if isinstance(first, list):
+            return len(first)
+        return 1
+
+    def contributions_of(self, score: int) -> Matrix:
+        """Return what each feature adds to one raw score, and its base value.
+
+        Args:
+            score: Number of the score: 0, or that of a class.
+
+        Returns:
+            Shape (n, k + 1).
+        """
+        import numpy as np
+
+        contributions = np.array(self.contributions)
+        # One score after the other, each with its base last.
+        width = len(self.rows[0]) + 1
+        start = score * width
+        end = start + width
+        return contributions[:, start:end]
+
+    @property
     def matrix(self) -> Matrix:
         """Return the rows with NaN for missing values; shape (n, k)."""
         import numpy as np
@@ -120,7 +156,7 @@ class Golden(BaseModel):
         """Return plain lists; without those that there are none of."""
         return self.model_dump(exclude_none=True)
 
-    def compare(self, raw: Vector, contributions: Matrix) -> None:
+    def compare(self, raw: Matrix, contributions: Matrix) -> None:
         """Refuse other scores and contributions.
 
         Raises:
@@ -139,11 +175,13 @@ class Golden(BaseModel):
         expected = np.array(self.raw)
         # Bytes: an equal comparison would take 0.0 for -0.0.
         if raw.tobytes() != expected.tobytes():
-            first = int(np.argmax(raw != expected))
+            has_shape = raw.shape == expected.shape
+            differs = (raw != expected).ravel() if has_shape else np.ones(1)
+            first = int(np.argmax(differs))
             raise _different(
                 "it scores differently from when it was stored",
-                f"{expected[first]!r}",
-                f"{raw[first]!r}",
+                f"{expected.ravel()[first]!r}",
+                f"{raw.ravel()[first]!r}",
             )
         is_close = np.allclose(
             contributions,
@@ -175,7 +213,7 @@ class Golden(BaseModel):
                 f"{linear[first]!r}",
             )
 
-    def compare_probability(self, probability: Vector | None) -> None:
+    def compare_probability(self, probability: Matrix | None) -> None:
         """Refuse other probabilities of the golden raw scores; format 2 has none to compare.
 
         Raises:
@@ -186,18 +224,40 @@ class Golden(BaseModel):
         if self.probability is None:
             return
         # No absolute tolerance: a rare event's probability may be far below it.
-        is_close = probability is not None and np.allclose(
-            probability,
-            self.probability,
-            rtol=PROBABILITY_TOLERANCE,
-            atol=0,
-        )
+        expected = np.array(self.probability)
+        is_close = False
+        # Arrays of other shapes would be compared by repeating one of them.
+        if probability is not None and probability.shape == expected.shape:
+            is_close = np.allclose(
+                probability,
+                expected,
+                rtol=PROBABILITY_TOLERANCE,
+                atol=0,
+            )
         if not is_close:
             raise _different(
                 "it calibrates scores differently from when it was stored",
                 "the frozen probabilities",
                 "other probabilities",
             )
+
+
+def _has_width(part: Sequence[object] | None, width: int) -> bool:
+    """Return whether each row of some answers is a list of so many numbers.
+
+    Args:
+        part: The answers; None is an answer that the file does not have.
+        width: Length of each list.
+    """
+    rows = part or ()
+    return all(
+        isinstance(
+            row,
+            list,
+        )
+        and len(row) == width
+        for row in rows
+    )
 
 
 def golden_rows(trees: list[Tree], signature: Signature) -> Matrix:

@@ -21,7 +21,9 @@ FORMAT = 4
 """4 may have a linear member alongside the trees. 3 has its own digest and golden probabilities. 2
 has golden raw scores only. Older versions still serve. Any other format is refused: train again.
 """
-SEALED_FORMATS = (3, 4)
+CLASSES_FORMAT = 5
+"""As 4, of a model that scores classes: older code, which expects one score, refuses it."""
+SEALED_FORMATS = (3, 4, CLASSES_FORMAT)
 SEAL = "document_sha256"
 _N_DECILES = 10
 _MAX_PARTS_NAMED = 5
@@ -67,7 +69,33 @@ class IsotonicCalibration(_Strict):
         return self
 
 
-_AnyCalibration = NoCalibration | PlattCalibration | IsotonicCalibration
+_Slope = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class TemperatureCalibration(_Strict):
+    """One slope for the raw scores of all classes."""
+
+    method: Literal["temperature"]
+    slope: _Slope
+
+
+class VectorCalibration(_Strict):
+    """A slope and a shift for the raw scores of each class."""
+
+    method: Literal["vector"]
+    slope: list[_Slope]
+    shift: list[Finite]
+
+
+_AnyCalibration = (
+    NoCalibration
+    | PlattCalibration
+    | IsotonicCalibration
+    | TemperatureCalibration
+    | VectorCalibration
+)
+
+_CLASS_CALIBRATIONS = (NoCalibration, TemperatureCalibration, VectorCalibration)
 
 
 class _NumericProfile(_Strict):
@@ -104,7 +132,7 @@ class _Signature(_Strict):
 class ModelDocument(_Strict):
     """The content of ``model.json``."""
 
-    format: Literal[2, 3, 4]
+    format: Literal[2, 3, 4, 5]
     model: str
     task: Literal["binary", "regression", "multiclass", "ranking"]
     signature: _Signature
@@ -119,12 +147,13 @@ class ModelDocument(_Strict):
     training: dict[str, Any]
     golden: Golden
     linear: LinearMember | None = None
+    classes: Annotated[list[str], Field(min_length=2)] | None = None
     document_sha256: str | None = None
 
     @model_validator(mode="after")
     def _is_of_one_format(self) -> Self:
         must_be_sealed = self.format in SEALED_FORMATS
-        must_have_probability = must_be_sealed and self.task == "binary"
+        must_have_probability = must_be_sealed and self.task in ("binary", "multiclass")
         is_sealed = self.document_sha256 is not None
         has_probability = self.golden.probability is not None
         # A file must not pass as an older one, which needs no digest.
@@ -145,6 +174,25 @@ class ModelDocument(_Strict):
             raise ValueError("a term of the linear member for each feature and level")
         if self.decile_edges != sorted(self.decile_edges):
             raise ValueError("edges of deciles that never fall")
+        return self
+
+    @model_validator(mode="after")
+    def _has_classes_alike(self) -> Self:
+        n_scores = len(self.classes or ()) or 1
+        is_of_classes = self.task == "multiclass"
+        if (self.format == CLASSES_FORMAT, n_scores > 1) != (is_of_classes, is_of_classes):
+            raise ValueError(f"classes, and format {CLASSES_FORMAT}, of task multiclass only")
+        if self.golden.n_scores != n_scores or len(set(self.classes or ())) not in (0, n_scores):
+            raise ValueError("a golden score of each class, and classes that differ")
+        calibration = self.calibration
+        if is_of_classes and not isinstance(calibration, _CLASS_CALIBRATIONS):
+            raise ValueError("a calibration of classes")
+        if isinstance(calibration, VectorCalibration):
+            widths = {len(calibration.slope), len(calibration.shift)}
+            if widths != {n_scores}:
+                raise ValueError("a slope and a shift of each class")
+        elif isinstance(calibration, TemperatureCalibration) and not is_of_classes:
+            raise ValueError("a calibration of one score")
         return self
 
     def _has_terms(self, linear: LinearMember) -> bool:

@@ -1,4 +1,4 @@
-"""Predictions of a model: scores and, for a binary label, probabilities."""
+"""Predictions of a model: scores and, unless the label is a number, probabilities."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nightshift.models.class_scores import of_rows
+
 if TYPE_CHECKING:
-    from nightshift.models.arrays import Mask, Matrix, Vector
+    from nightshift.models.arrays import Integers, Mask, Matrix, Vector
 
 
 @dataclass(frozen=True)
@@ -17,21 +19,82 @@ class Predictions:
     Attributes:
         score: Orders the rows: probability before calibration, or the value in the label's unit;
             shape (n,).
-        probability: Calibrated probability, binary only; shape (n,).
+        probability: Calibrated probability, of classes that of the predicted one; None for a
+            regression; shape (n,).
         threshold: Probability from which a row is called positive.
         answers: Median, lower and upper end of each row, NaN without; shape (n, 3).
+        classes: Calibrated probability of each class; None without classes; shape (n, classes).
     """
 
     score: Vector
     probability: Vector | None = None
     threshold: float = 0.5
     answers: Matrix | None = None
+    classes: Matrix | None = None
+
+    @classmethod
+    def of_classes(cls, classes: Matrix, uncalibrated: Matrix | None = None) -> Predictions:
+        """Return predictions of the likeliest class of each row, the first of equals.
+
+        Args:
+            classes: Calibrated probabilities, shape (n, classes).
+            uncalibrated: The same before calibration; None for what has none, such as a baseline.
+        """
+        predicted = classes.argmax(axis=1)
+        score = of_rows(classes if uncalibrated is None else uncalibrated, predicted)
+        return cls(score, of_rows(classes, predicted), classes=classes)
+
+    @property
+    def predicted_class(self) -> Integers:
+        """Return the number of the likeliest class of each row, shape (n,)."""
+        assert self.classes is not None  # noqa: S101 - the caller knows the task
+        predicted: Integers = self.classes.argmax(axis=1)
+        return predicted
+
+    @property
+    def all_probabilities(self) -> Matrix | None:
+        """Return the probabilities of each row: (n,) of a binary label, (n, classes) of classes."""
+        return self.probability if self.classes is None else self.classes
+
+    def answered(self, label: Vector) -> tuple[Vector, Vector]:
+        """Return outcome and prediction of each row, as calibration compares them; shape (n,) each.
+
+        They are label and probability, or label and value; of classes whether the predicted one
+        came true, and its probability.
+        """
+        if self.probability is None:
+            return label, self.score
+        if self.classes is not None:
+            return (label == self.predicted_class).astype(float), self.probability
+        return label, self.probability
+
+    def by_class(self, label: Vector) -> tuple[Vector, Vector]:
+        """Return of each row and class whether it came true, and its probability.
+
+        Returns:
+            Shape (n * classes,) each: the classes of the first row, then those of the second …
+        """
+        assert self.classes is not None  # noqa: S101 - the caller knows the task
+        n_classes = self.classes.shape[1]
+        came_true = label.astype(int)[:, None] == range(n_classes)
+        return came_true.reshape(-1).astype(float), self.classes.reshape(-1)
+
+    def of_outcome(self, label: Vector) -> tuple[Vector, Vector]:
+        """Return outcome and prediction of each row, as a proper loss compares them; shape (n,).
+
+        As ``answered``; of classes the probability that the one that came true had, and ones.
+        """
+        if self.classes is None:
+            return self.answered(label)
+        of_label = of_rows(self.classes, label)
+        return of_label * 0 + 1, of_label
 
     def at(self, mask: Mask) -> Predictions:
         """Return the predictions of some rows."""
         probability = None if self.probability is None else self.probability[mask]
         answers = None if self.answers is None else self.answers[mask]
-        return Predictions(self.score[mask], probability, self.threshold, answers)
+        classes = None if self.classes is None else self.classes[mask]
+        return Predictions(self.score[mask], probability, self.threshold, answers, classes)
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
@@ -47,6 +110,11 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
     # Either every part has probabilities (a binary model) or none has.
     probability = np.concatenate(probabilities) if probabilities else None
     answers = [part.answers for part in parts if part.answers is not None]
+    classes = [part.classes for part in parts if part.classes is not None]
     return Predictions(
-        score, probability, parts[-1].threshold, np.concatenate(answers) if answers else None
+        score,
+        probability,
+        parts[-1].threshold,
+        np.concatenate(answers) if answers else None,
+        np.concatenate(classes) if classes else None,
     )

@@ -24,7 +24,7 @@ from nightshift.models.golden import Golden
 from nightshift.models.model_format.tokens import ModelTextError, refused
 
 if TYPE_CHECKING:
-    from nightshift.models.arrays import Matrix, Vector
+    from nightshift.models.arrays import Matrix
 
 
 Result = TypeVar("Result")
@@ -99,33 +99,37 @@ def check_in_child(text: str, golden: Golden, library: Path) -> None:
     digest = sha256(f"{library} {text}".encode()).hexdigest()
     if digest in _proved:
         return
-    golden.compare(*_answers(text, golden.matrix, library))
+    golden.compare(*_answers(text, golden, library))
     _proved.add(digest)
 
 
-def _answers(text: str, matrix: Matrix, library: Path) -> tuple[Vector, Matrix]:
-    """Return the child's raw scores, shape (n,), and contributions, shape (n, k + 1)."""
+def _answers(text: str, golden: Golden, library: Path) -> tuple[Matrix, Matrix]:
+    """Return the child's raw scores and contributions, in the shapes of the golden ones."""
     import numpy as np
 
+    matrix, n_scores = golden.matrix, golden.n_scores
     n_rows, n_columns = matrix.shape
     request = {
         "library": str(library),
         "n_rows": n_rows,
         "n_columns": n_columns,
+        "n_scores": n_scores,
         "memory_bytes": MEMORY_BYTES + _MEMORY_PER_TEXT_BYTE * len(text),
         "cpu_seconds": CPU_SECONDS,
         "text_bytes": len(text.encode()),
     }
     answer = _run(json.dumps(request).encode() + b"\n" + text.encode() + matrix.tobytes())
-    if len(answer) != _DOUBLE_BYTES * n_rows * (n_columns + 2):
+    if len(answer) != _DOUBLE_BYTES * n_rows * n_scores * (n_columns + 2):
         raise LoadTrialError(
             "The child that loaded the model gave an incomplete answer.",
             got=f"{len(answer)} bytes",
             todo=_TODO,
         )
     values = np.frombuffer(answer, dtype=np.float64)
-    # The child wrote n scores, then n rows of contributions.
-    return values[:n_rows], values[n_rows:].reshape(n_rows, n_columns + 1)
+    # The child wrote the scores of n rows, then n rows of contributions.
+    raw, added = np.split(values, [n_rows * n_scores])
+    raw = raw.reshape(n_rows, n_scores) if n_scores > 1 else raw
+    return raw, added.reshape(n_rows, -1)
 
 
 def _run(content: bytes) -> bytes:

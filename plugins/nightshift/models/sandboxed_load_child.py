@@ -4,9 +4,9 @@ LightGBM's C interface is called without its Python package: 0.1 s instead of th
 imports take, and a process without threads, connections or credentials. Source: LightGBM's
 documentation of its C API.
 
-Reads one line of JSON (``library``, ``n_rows``, ``n_columns``, ``memory_bytes``, ``cpu_seconds``,
-``text_bytes``), the text model and the matrix as doubles, row by row. Writes raw scores, then
-contributions, as doubles.
+Reads one line of JSON (``library``, ``n_rows``, ``n_columns``, ``n_scores``, ``memory_bytes``,
+``cpu_seconds``, ``text_bytes``), the text model and the matrix as doubles, row by row. Writes raw
+scores, then contributions, as doubles.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ def main() -> int:
     n_rows, n_columns = shape = (request["n_rows"], request["n_columns"])
     try:
         booster = _load(library, text)
-        raw = _predict(library, booster, matrix, shape, _RAW, n_rows)
+        n_scores = n_rows * request["n_scores"]
+        raw = _predict(library, booster, matrix, shape, _RAW, n_scores)
         answer.write(raw)
-        n_contributions = n_rows * (n_columns + 1)
+        n_contributions = n_scores * (n_columns + 1)
         added = _predict(library, booster, matrix, shape, _CONTRIBUTIONS, n_contributions)
         answer.write(added)
         answer.close()

@@ -21,8 +21,15 @@ from nightshift.models.booster import (
     trees_digest,
 )
 from nightshift.models.calibration import apply_calibration, move_log_odds, sigmoid
+from nightshift.models.class_scores import softmax
 from nightshift.models.golden import Golden, golden_rows
-from nightshift.models.model_document import FORMAT, SEALED_FORMATS, read_document, seal
+from nightshift.models.model_document import (
+    CLASSES_FORMAT,
+    FORMAT,
+    SEALED_FORMATS,
+    read_document,
+    seal,
+)
 from nightshift.models.model_format.reader import read_model
 from nightshift.models.model_format.tokens import refused
 from nightshift.models.predictions import Predictions
@@ -62,6 +69,7 @@ class TrainedModel:
         linear: The linear member, which adds to the trees' score; None without one.
         engine_proof: Of ``prove_engines``, as the registry has it; not part of the files.
         format: Of the files; those of an older version keep theirs.
+        classes: Values of the label, in the order of the raw scores; empty without classes.
     """
 
     text: str
@@ -78,6 +86,12 @@ class TrainedModel:
     linear: LinearMember | None = None
     engine_proof: dict[str, Any] | None = None
     format: int = FORMAT
+    classes: tuple[str, ...] = ()
+
+    @property
+    def n_scores(self) -> int:
+        """Return the number of raw scores of each row: 1, or one of each class."""
+        return len(self.classes) or 1
 
     @classmethod
     def from_files(cls, model_lgb: bytes, model_json: bytes) -> TrainedModel:
@@ -129,6 +143,7 @@ class TrainedModel:
             golden=document.golden,
             linear=document.linear,
             format=document.format,
+            classes=tuple(document.classes or ()),
             **{name: content[name] for name in plain},
         )
         # Line and calibration are checked without LightGBM: before any tree is loaded.
@@ -136,7 +151,7 @@ class TrainedModel:
         if model.linear is not None:
             golden.compare_linear(model.linear.raw(golden.matrix))
         total = model.with_linear(golden.matrix, np.array(golden.raw))
-        golden.compare_probability(model.from_raw(total).probability)
+        golden.compare_probability(model.from_raw(total).all_probabilities)
         return model
 
     @cached_property
@@ -144,7 +159,7 @@ class TrainedModel:
         """Return the content of ``model.lgb`` and ``model.json``."""
         golden = self.golden or self._golden_answers()
         document = {
-            "format": self.format,
+            "format": CLASSES_FORMAT if self.classes else self.format,
             "model": self.model,
             "task": self.task.value,
             "signature": self.signature.as_json(),
@@ -160,6 +175,8 @@ class TrainedModel:
         }
         if self.linear is not None:
             document["linear"] = self.linear.model_dump()
+        if self.classes:
+            document["classes"] = list(self.classes)
         # A file of format 2 is written again as it was, without a digest of its own.
         if self.format in SEALED_FORMATS:
             document = seal(document)
@@ -181,7 +198,7 @@ class TrainedModel:
         matrix = golden_rows(self.trees, self.signature)
         raw = predict_raw(self.booster, matrix)
         added = contributions(self.booster, matrix)
-        probability = self.from_raw(self.with_linear(matrix, raw)).probability
+        probability = self.from_raw(self.with_linear(matrix, raw)).all_probabilities
         linear = None if self.linear is None else self.linear.raw(matrix)
         return Golden.of(
             matrix,
@@ -198,7 +215,7 @@ class TrainedModel:
         Raises:
             ModelTextError: The text is refused.
         """
-        return read_model(self.text, self.signature.names)
+        return read_model(self.text, self.signature.names, self.n_scores)
 
     @cached_property
     def booster(self) -> lgb.Booster:
@@ -225,8 +242,8 @@ class TrainedModel:
         """Return the model's matrix of some rows; see ``models.signature.encode``."""
         return encode(rows, self.signature)
 
-    def raw(self, rows: pa.Table) -> Vector:
-        """Return raw scores (log-odds, or the label's unit) of shape (n,).
+    def raw(self, rows: pa.Table) -> Matrix:
+        """Return raw scores (log-odds, or the label's unit) of shape (n,), or (n, classes).
 
         Raises:
             SignatureError: The rows do not fit the signature.
@@ -234,8 +251,8 @@ class TrainedModel:
         matrix = self.encode(rows)
         return self.with_linear(matrix, predict_raw(self.booster, matrix))
 
-    def with_linear(self, matrix: Matrix, trees: Vector) -> Vector:
-        """Return the trees' raw scores of any engine, shape (n,), with the linear member's."""
+    def with_linear(self, matrix: Matrix, trees: Matrix) -> Matrix:
+        """Return the trees' raw scores of any engine, in their shape, with the linear member's."""
         return trees if self.linear is None else trees + self.linear.raw(matrix)
 
     def predictions(self, rows: pa.Table, shift: Vector | float = 0.0) -> Predictions:
@@ -246,15 +263,18 @@ class TrainedModel:
         """
         return self.from_raw(self.raw(rows), shift)
 
-    def from_raw(self, raw: Vector, shift: Vector | float = 0.0) -> Predictions:
-        """Turn raw scores of trees and linear member, shape (n,), into score and probability.
+    def from_raw(self, raw: Matrix, shift: Vector | float = 0.0) -> Predictions:
+        """Turn raw scores of trees and linear member into score and probability.
 
         Args:
-            raw: Shape (n,).
+            raw: Shape (n,); of classes (n, classes), which have no level.
             shift: The level of the night, of all rows or of each. It moves what a reader takes at
                 its word: the log-odds of the probability, or the value in the label's unit. The
                 score of a binary model only orders rows, and stays.
         """
+        if self.classes:
+            classes = apply_calibration(self.calibration, raw)
+            return Predictions.of_classes(classes, softmax(raw))
         # Only a binary score is a log-odds; any other is in the label's unit.
         if self.task != Task.BINARY:
             return Predictions(raw + shift)

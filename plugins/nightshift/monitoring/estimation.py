@@ -1,9 +1,10 @@
 """Estimate what a partition's predictions are worth before their labels are known.
 
-A calibrated probability tells its own expected loss (CBPE). A regression has the mean loss that
-predictions of the same size had lately (DLE by decile). Both know nothing of what all rows of a day
-share, tomorrow's weather, so each estimate has a band, learnt from the errors of matured nights.
-Neither sees that the world has changed. Source: docs/adr/0045-the-night-is-the-unit.md.
+A calibrated probability, of a binary label or of each class, tells its own expected loss (CBPE). A
+regression has the mean loss that predictions of the same size had lately (DLE by decile). Both know
+nothing of what all rows of a day share, tomorrow's weather, so each estimate has a band, learnt
+from the errors of matured nights. Neither sees that the world has changed. Source:
+docs/adr/0045-the-night-is-the-unit.md.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
     Doubles = npt.NDArray[np.float64]
+    Counted = tuple[Doubles, Doubles]
 
 BINARY_METRICS = ("positive_rate", "log_loss", "brier")
 REGRESSION_METRICS = ("mae",)
@@ -81,7 +83,7 @@ class EstimationHistory:
 
     Attributes:
         estimates: By metric, the earlier estimates by day.
-        losses: By metric, the mean loss of each decile lately; empty for a binary model.
+        losses: By metric, the mean loss of each decile lately; of a regression only.
     """
 
     estimates: Mapping[str, Sequence[MaturedEstimate]]
@@ -90,7 +92,7 @@ class EstimationHistory:
     @classmethod
     def read(cls, conn: Connection, spec: ModelSpec, partition: Partition) -> EstimationHistory:
         """Read what was published of the days before a partition."""
-        losses = {} if spec.task is Task.BINARY else _recent_losses(conn, spec, partition)
+        losses = {} if spec.task.has_probability else _recent_losses(conn, spec, partition)
         return cls(_read_estimates(conn, spec, partition), losses)
 
     @property
@@ -115,6 +117,11 @@ def estimate_performance(
     """
     if spec.task is Task.BINARY:
         expected = binary_estimates(*_counted(scores.get("probability")))
+    elif spec.classes:
+        columns = spec.class_columns.values()
+        expected = class_estimates(
+            [_counted(scores.get(name)) for name in columns], _counted(scores.get("probability"))
+        )
     else:
         expected = regression_estimates(*_counted(scores.get(DECILE)), history.losses)
     estimates = []
@@ -144,6 +151,29 @@ def binary_estimates(probability: Doubles, n_rows: Doubles) -> dict[str, float]:
         "brier": p * (1 - p),
     }
     return {name: float((values * n_rows).sum() / total) for name, values in per_row.items()}
+
+
+def class_estimates(classes: Sequence[Counted], predicted: Counted) -> dict[str, float]:
+    """Return the expected metrics of probabilities of classes that are right.
+
+    The expectation of a loss over the classes is a sum of one term for each class, so the numbers
+    of each class alone are enough: no row has to be read.
+
+    Args:
+        classes: Probabilities of each class, and how many rows have each.
+        predicted: Probabilities of the predicted class, likewise.
+    """
+    total = sum(float(n_rows.sum()) for _, n_rows in classes)
+    if not total:
+        return {}
+    n_all = total / len(classes)
+    expected = {"log_loss": 0.0, "brier": 0.0}
+    for probability, n_rows in classes:
+        p = np.clip(probability, EDGE, 1)
+        expected["log_loss"] += float((-p * np.log(p) * n_rows).sum() / n_all)
+        expected["brier"] += float((p * (1 - p) * n_rows).sum() / n_all)
+    probability, n_rows = predicted
+    return {**expected, "accuracy": float((probability * n_rows).sum() / n_all)}
 
 
 def regression_estimates(
@@ -304,7 +334,7 @@ def _quantiles(errors: Doubles, share: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _counted(sketch: Sketch | None) -> tuple[Doubles, Doubles]:
+def _counted(sketch: Sketch | None) -> Counted:
     """Return numbers and how many rows have each."""
     if not isinstance(sketch, NumberSketch):
         return np.empty(0), np.empty(0)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from nightshift.errors import NightshiftError
+from nightshift.models.signature import numbers
 from nightshift.monitoring.trigger import loss_lag_days
 from nightshift.registry.canary.record import CANARY
 from nightshift.scoring.interval.night_interval import COLUMNS as INTERVAL_COLUMNS
+from nightshift.training.training_query import label_value, refuse_unknown_classes
 from nightshift.warehouse.connection import label_queries
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
 from nightshift.warehouse.published import join_published, known_at_condition
@@ -171,8 +174,11 @@ def read_outcomes(
     Returns:
         One row per labelled entity, sorted by its key: ``score``, ``probability``,
             ``is_positive``, ``decile``, ``model_version``, ``score_source``, ``label``, the columns
-            of the slices and of the rule from the scored feature rows, and those of the interval;
-            None without predictions or labels.
+            of the slices and of the rule from the scored feature rows, those of the interval and
+            of the classes; None without predictions or labels.
+
+    Raises:
+        UnknownClassError: A label is none of the declared classes.
     """
     from psycopg import sql
 
@@ -182,10 +188,10 @@ def read_outcomes(
     evaluated = evaluated_partition(spec, partition)
     # A column may be both a slice and the rule's feature: it is selected once.
     slices = [part.column for part in spec.promotion.slices]
-    columns = dict.fromkeys([*slices, spec.scoring.fallback.feature])
+    columns = dict.fromkeys([*slices, *spec.scoring.fallback.columns])
     # A warehouse that was not migrated yet has no intervals.
     table = table_columns(conn, "predictions", spec.name)
-    intervals = [name for name in INTERVAL_COLUMNS if name in table]
+    more = [name for name in (*INTERVAL_COLUMNS, *spec.class_columns.values()) if name in table]
     query = sql.SQL(
         """
         with labels as ({labels}),
@@ -193,7 +199,7 @@ def read_outcomes(
         predictions as (select t.* from {predictions})
         select predictions.score, predictions.probability, predictions.is_positive,
             predictions.decile, predictions.model_version, predictions.score_source,
-            labels.label, {columns} {intervals}
+            labels.label {columns} {more}
         from predictions
         join features using (partition_date, {key})
         join labels using ({key})
@@ -204,13 +210,22 @@ def read_outcomes(
         labels=labels,
         features=_features_query(spec, evaluated),
         predictions=predictions_query(spec, evaluated),
-        columns=sql.SQL(", ").join(sql.Identifier("features", name) for name in columns),
-        intervals=sql.SQL("").join(
-            sql.SQL(", {}").format(sql.Identifier("predictions", name)) for name in intervals
-        ),
+        columns=_more_columns("features", columns),
+        more=_more_columns("predictions", more),
     )
     rows = read_arrow(settings, query, is_label_query=True)
-    return rows if rows.num_rows else None
+    if not rows.num_rows:
+        return None
+    refuse_unknown_classes(spec, numbers(rows, "label"))
+    return rows
+
+
+def _more_columns(relation: str, names: Iterable[str]) -> sql.Composed:
+    """Return columns of a relation, each after a comma."""
+    from psycopg import sql
+
+    columns = [sql.SQL(", {}").format(sql.Identifier(relation, name)) for name in names]
+    return sql.Composed(columns)
 
 
 def count_labels(
@@ -256,7 +271,7 @@ def _labels(
         published = join_published(f"marts/{relation}", "l", "lp")
     query = sql.SQL(
         """
-        select distinct on (l.{key}) l.{key}, l.{label} as label
+        select distinct on (l.{key}) l.{key}, {label} as label
         from marts.{labels} l {published}
         where l.partition_date between {first} and {last} and {is_known}
         order by l.{key}, l.known_at desc, l.partition_date desc
@@ -264,7 +279,7 @@ def _labels(
     )
     return query.format(
         key=sql.Identifier(spec.entity.key),
-        label=sql.Identifier(spec.label.column),
+        label=label_value(spec, "l"),
         labels=sql.Identifier(relation),
         published=published,
         first=sql.Literal(evaluated_partition(spec, partition).day),

@@ -20,7 +20,14 @@ from nightshift.registry.canary.record import CANARY
 from nightshift.scoring.interval.interval_metrics import measure_answers
 from nightshift.scoring.interval.night_interval import COLUMNS as INTERVAL_COLUMNS
 from nightshift.stage_times import stage
-from nightshift.training.evaluation import MetricValue, evidence, rule_predictions, slice_masks
+from nightshift.training.evaluation import (
+    OUTCOME,
+    MetricValue,
+    evidence,
+    outcome_masks,
+    rule_predictions,
+    slice_masks,
+)
 from nightshift.training.statistics.block_bootstrap import (
     Days,
     NoStatisticError,
@@ -103,7 +110,7 @@ def measure_performance(spec: ModelSpec, rows: pa.Table) -> list[Performance]:
         spec: Task, slices and rule.
         rows: As ``outcomes.read_outcomes`` returns them, at least one.
     """
-    published = _published(spec.task, rows)
+    published = _published(spec, rows)
     rule = rule_predictions(spec.task, spec.scoring.fallback, rows, published.threshold)
     by_source = {"model": published, "baseline": rule}
     label = numbers(rows, "label")
@@ -148,7 +155,7 @@ Bounds = tuple[float, float]
 def _bounds(
     spec: ModelSpec, rows: pa.Table, label: Vector, published: Predictions
 ) -> Iterator[tuple[Key, Bounds]]:
-    """Yield the intervals of all metrics of all rows, and of the monitored one of each slice."""
+    """Yield the intervals: all metrics of all rows, one of each slice, the recall of each class."""
     for name in metrics_of(spec.task):
         is_affordable = name != "average_precision" or label.size <= MAX_ROWS_OF_A_PASS
         interval = row_interval(name, label, published) if is_affordable else None
@@ -160,6 +167,10 @@ def _bounds(
             interval = row_interval(metric, label[mask], published.at(mask))
             if interval is not None:
                 yield (declared.column, level, metric), interval
+    for name, mask in outcome_masks(spec, label):
+        interval = row_interval("recall", label[mask], published.at(mask))
+        if interval is not None:
+            yield (OUTCOME, name, "recall"), interval
 
 
 def row_interval(metric: str, label: Vector, predictions: Predictions) -> Bounds | None:
@@ -209,12 +220,15 @@ def _key(part: MetricValue) -> tuple[str, str, str]:
     return part.slice_column or ALL_ROWS, part.slice_level, part.metric
 
 
-def _published(task: Task, rows: pa.Table) -> Predictions:
+def _published(spec: ModelSpec, rows: pa.Table) -> Predictions:
     """Return the predictions as they were published."""
     import numpy as np
 
     score = numbers(rows, "score")
-    if task is not Task.BINARY:
+    if spec.classes:
+        classes = [numbers(rows, name) for name in spec.class_columns.values()]
+        return Predictions.of_classes(np.column_stack(classes))
+    if spec.task is not Task.BINARY:
         return Predictions(score)
     probability = np.nan_to_num(numbers(rows, "probability"), nan=0.5)
     probability = np.clip(probability, EDGE, 1 - EDGE)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import METRICS
 from nightshift.monitoring.performance import ALL_ROWS, metric_loss
+from nightshift.training.evaluation import OUTCOME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,8 @@ def loss_segment(performance: Sequence[Performance], metric: str, expected: floa
             lost = metric_loss(metric, part.value, part.baseline_value) - expected
             excess[part.slice_name, part.slice_value] = lost * part.n_labels
     total = sum(lost for (name, _), lost in excess.items() if name == ALL_ROWS)
-    slices = {key: lost for key, lost in excess.items() if key[0] != ALL_ROWS}
+    # A class that came true is no segment: nobody knew it before.
+    slices = {key: lost for key, lost in excess.items() if key[0] not in (ALL_ROWS, OUTCOME)}
     if total <= 0 or not slices:
         return None
     (name, value), lost = max(slices.items(), key=lambda item: item[1])

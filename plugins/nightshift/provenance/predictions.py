@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.errors import NightshiftError
 from nightshift.scoring.interval.night_interval import COLUMNS as INTERVAL_COLUMNS
 from nightshift.scoring.plan import MODEL_STEPS, digest_rows
+from nightshift.scoring.prediction_tables import class_types
 from nightshift.transformation.feature_manifest import (
     FeatureLoad,
     OriginLostError,
@@ -40,7 +41,7 @@ class Prediction:
         load_id: The load that wrote it, which is or was published.
         is_current: Whether readers see it now.
         version: The model version; None if no model scored it.
-        values: ``PREDICTION_COLUMNS`` and the interval, as analysts read them.
+        values: ``PREDICTION_COLUMNS``, the interval and those of classes, as analysts read them.
         score_source: The step of the fallback chain.
     """
 
@@ -127,7 +128,8 @@ def _select(
     key = sql.Identifier(spec.entity.key)
     # A warehouse that was not migrated yet has no intervals.
     table = table_columns(conn, "predictions", spec.name)
-    names = [*PREDICTION_COLUMNS, *(name for name in INTERVAL_COLUMNS if name in table)]
+    more = (*INTERVAL_COLUMNS, *class_types(spec))
+    names = [*PREDICTION_COLUMNS, *(name for name in more if name in table)]
     columns = [sql.Identifier("t", name) for name in names]
     # Superseded loads count too, so the ledger selects the rows; the pointer only marks them.
     query = sql.SQL(

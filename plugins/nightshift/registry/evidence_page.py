@@ -45,6 +45,7 @@ p { margin: .25rem 0; max-width: 60rem; }
 .verdict ul { margin: .4rem 0 0; padding-left: 1.2rem; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; }
 .figures > figure { flex: 1 1 22rem; margin: 0; min-width: 0; }
+.figures > figure.half { max-width: 36rem; }
 .figures > figure.wide { flex-basis: 100%; }
 svg { width: 100%; height: auto; }
 .scroll { overflow-x: auto; }
@@ -96,11 +97,19 @@ def draw_figures(context: PromotionContext, criteria: list[Criterion]) -> dict[s
     sources = (
         ["challenger", "champion", "rule"] if context.champion_model else ["challenger", "rule"]
     )
-    predicted = {source: context.predicted(source) for source in sources}
-    unit = "probability" if context.is_binary else context.spec.label.column
+    answered = {source: context.answered(source) for source in sources}
+    has_probability = context.spec.task.has_probability
+    unit = "probability" if has_probability else context.spec.label.column
+    lift = {}
+    if context.spec.classes:
+        unit = "probability of the predicted class"
+    # Classes have no order that could lift an outcome.
+    else:
+        predicted = {source: values for source, (_, values) in answered.items()}
+        lift = {"lift": draw_lift(context.label, predicted)}
     return {
-        "reliability": draw_reliability(context.label, predicted, unit),
-        "lift": draw_lift(context.label, predicted),
+        "reliability": draw_reliability(answered, unit),
+        **lift,
         "gains": draw_forest(_bars(criteria), context.spec.promotion.metric),
     }
 

@@ -111,6 +111,14 @@ def record_explanation(
         """,
         [model, version, explanation["base_raw"], explanation["base_probability"]],
     )
+    # Only versions of classes: a warehouse that was not migrated yet registers all others.
+    if explanation["base_by_class"] is not None:
+        conn.execute(
+            """
+            update ml.version_explanations set base_by_class = %s where model = %s and version = %s
+            """,
+            [json.dumps(explanation["base_by_class"]), model, version],
+        )
     rows = [
         {"model": model, "version": version, "feature": name, **values}
         for name, values in explanation["usual"].items()

@@ -182,16 +182,22 @@ def calibration(context: PromotionContext) -> Iterator[Criterion]:
     context = context.broadest
     yield from _calibration_error(context)
     promotion = context.spec.promotion
-    predicted = context.predicted("challenger")
+    outcome, predicted = context.answered("challenger")
+    days = context.days
+    if context.spec.classes:
+        # The predicted classes alone may all be about equally sure, which tells no slope.
+        outcome, predicted = context.of("challenger").by_class(context.label)
+        days = days.repeated(len(context.spec.classes))
+    has_probability = context.spec.task.has_probability
     # A logistic slope is one of log-odds.
-    if context.is_binary:
+    if has_probability:
         predicted = log_odds_of(predicted)
     slope = slope_estimate(
-        context.label,
+        outcome,
         predicted,
-        context.days,
+        days,
         promotion.confidence,
-        is_logistic=context.is_binary,
+        is_logistic=has_probability,
     )
     low, high = promotion.minimum_calibration_slope, promotion.maximum_calibration_slope
     limit = f"{low:g} to {high:g}"
@@ -206,14 +212,15 @@ def calibration(context: PromotionContext) -> Iterator[Criterion]:
 def _calibration_error(context: PromotionContext) -> Iterator[Criterion]:
     promotion = context.spec.promotion
     reference = context.reference
-    own_error = calibration_error(context.label, context.predicted("challenger"), context.days)
-    their_error = calibration_error(context.label, context.predicted(reference), context.days)
+    outcome, predicted = context.answered("challenger")
+    own_error = calibration_error(outcome, predicted, context.days)
+    their_error = calibration_error(*context.answered(reference), context.days)
     error = context.estimate(own_error)
     excess = context.estimate(difference(own_error, their_error))
     margin = promotion.calibration_margin
     # Without a declared margin the label's own spread is the scale.
     if margin is None:
-        margin = float(context.label.std()) * RELATIVE_CALIBRATION_MARGIN
+        margin = float(outcome.std()) * RELATIVE_CALIBRATION_MARGIN
     text = (
         f"The calibration error is {_text(error)}, the {reference}'s "
         f"{error.value - excess.value:.4f}"
@@ -284,6 +291,9 @@ def churn(context: PromotionContext) -> Iterator[Criterion]:
     from scipy.stats import rankdata, spearmanr
 
     promotion = context.spec.promotion
+    if context.spec.classes:
+        yield from _class_churn(context)
+        return
     new = context.of("challenger").score
     old = context.of("champion").score
     ones = np.ones(new.size)
@@ -314,6 +324,38 @@ def churn(context: PromotionContext) -> Iterator[Criterion]:
     yield replace(criterion, interval=(bounds.low, bounds.high))
     if context.is_stream:
         yield from _slice_churn(context, new, old)
+
+
+def _class_churn(context: PromotionContext) -> Iterator[Criterion]:
+    """Check how many rows change their predicted class, and that the order of each class stays."""
+    from scipy.stats import spearmanr
+
+    promotion = context.spec.promotion
+    new, old = context.of("challenger"), context.of("champion")
+    is_moved = (new.predicted_class != old.predicted_class) * 1.0
+    share = context.estimate(ratio(context.days.sums(is_moved, np.ones(is_moved.size))))
+    maximum = promotion.maximum_decile_churn
+    reason = f"{share.value:.1%} of the rows change their class; allowed ≤ {maximum:.1%}."
+    yield at_most("churn[classes]", share, maximum, reason)
+
+    assert new.classes is not None  # noqa: S101 - a spec of classes
+    assert old.classes is not None  # noqa: S101 - likewise
+    correlations = {}
+    for name, own, their in zip(context.spec.classes, new.classes.T, old.classes.T, strict=True):
+        # A class that nobody expects has no order that could be lost.
+        if np.ptp(own) > 0 and np.ptp(their) > 0:
+            correlations[name] = float(spearmanr(own, their).statistic)
+    minimum = promotion.minimum_rank_correlation
+    if not correlations:
+        yield not_applicable("churn[ranks]", "All rows have the same probabilities.")
+        return
+    lowest = min(correlations, key=correlations.__getitem__)
+    correlation = correlations[lowest]
+    reason = (
+        f"The lowest rank correlation of a class's probability with the champion's is"
+        f" {correlation:.3f}, of {lowest}; required ≥ {minimum:g}."
+    )
+    yield passed_if(correlation >= minimum, "churn[ranks]", correlation, minimum, reason)
 
 
 def _slice_churn(context: PromotionContext, new: Vector, old: Vector) -> Iterator[Criterion]:

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nightshift.errors import NightshiftError
-from nightshift.models.predictions import Predictions
-from nightshift.models.signature import numbers
 from nightshift.registry.champions import (
     ChampionStatus,
     ModelVersion,
     load_model,
     try_champion,
 )
+from nightshift.registry.streams.paired_rows import labels_of, stored_predictions
 from nightshift.training.baselines import Baselines
 from nightshift.training.splits import Split, rows_between, split_window
 from nightshift.training.statistics.block_bootstrap import Days, Statistic, draw_days, statistic
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.lake.object_store import ObjectStore
+    from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
     from nightshift.registry.streams.nights import StreamEvidence
     from nightshift.settings import Settings
@@ -219,7 +219,7 @@ class PromotionContext:
             raise NoComparisonRowsError(
                 "No row is later than everything that champion and challenger were fitted on."
             )
-        return numbers(self.rows, self.spec.label.column)
+        return labels_of(self.spec, self.rows)
 
     @cached_property
     def days(self) -> Days:
@@ -250,13 +250,12 @@ class PromotionContext:
 
     def _stored_predictions(self) -> dict[str, Predictions]:
         """Return what stream and champion said before the outcome was known."""
-        predictions = {}
-        for source in ("challenger", "champion"):
-            score = numbers(self.rows, f"{source}_score")
-            probability = numbers(self.rows, f"{source}_probability") if self.is_binary else None
-            threshold = self.model_of(source).threshold
-            predictions[source] = Predictions(score, probability, threshold)
-        return predictions
+        return {
+            source: stored_predictions(
+                self.spec, self.rows, source, self.model_of(source).threshold
+            )
+            for source in ("challenger", "champion")
+        }
 
     @cached_property
     def baselines(self) -> Baselines:
@@ -283,10 +282,13 @@ class PromotionContext:
         is_model = source in ("challenger", "champion")
         return self.predictions[source] if is_model else self.baselines[source]
 
+    def answered(self, source: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return outcome and prediction of a source, as ``Predictions.answered``; (n,) each."""
+        return self.of(source).answered(self.label)
+
     def predicted(self, source: str) -> npt.NDArray[np.float64]:
         """Return the probability, or the value of a regression; shape (n,)."""
-        predictions = self.of(source)
-        return predictions.score if predictions.probability is None else predictions.probability
+        return self.answered(source)[1]
 
     def gain(
         self,

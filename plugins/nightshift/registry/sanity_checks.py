@@ -11,7 +11,7 @@ from pyarrow import concat_tables
 from nightshift.models.booster import leaf_numbers
 from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if
 from nightshift.registry.feature_agreement import compare_features
-from nightshift.registry.streams.paired_rows import proper_loss, row_losses
+from nightshift.registry.streams.paired_rows import mean_loss
 from nightshift.training.single_feature_leakage import best_separation
 from nightshift.training.splits import rows_of
 from nightshift.training.training_set import mature_window
@@ -114,8 +114,7 @@ def refit(context: PromotionContext) -> Criterion:
 
 def _loss(context: PromotionContext, predictions: Predictions) -> float:
     """Return the mean of the model's proper loss; a median is worth little in squares."""
-    predicted = predictions.score if predictions.probability is None else predictions.probability
-    return float(row_losses(proper_loss(context.spec), context.label, predicted).mean())
+    return mean_loss(context.spec, context.label, predictions)
 
 
 def signature(context: PromotionContext) -> Criterion:

@@ -50,6 +50,13 @@ def load_version(
             expected=f"{spec.name}, {spec.task}",
             got=f"{model.model}, {model.task}",
         )
+    if model.classes != spec.classes:
+        raise ChampionBrokenError(
+            f"Version {version} predicts other classes than the spec declares.",
+            expected=", ".join(spec.classes),
+            got=", ".join(model.classes),
+            todo="Train again: the rule scores until a version of these classes is champion.",
+        )
     return model
 
 

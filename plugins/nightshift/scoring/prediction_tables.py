@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
+from nightshift.contracts.scoring_spec import SHARES_TOLERANCE
+from nightshift.contracts.tasks.classes import CLASS_COLUMN, RAW_COLUMN
+from nightshift.errors import SpecError
 from nightshift.scoring.interval.night_interval import COLUMNS as INTERVAL_COLUMNS
 from nightshift.warehouse.damage import find_damage_cheaply, version_records
-from nightshift.warehouse.relations.columns import table_columns
+from nightshift.warehouse.relations.columns import table_columns, text_literal
 from nightshift.warehouse.relations.prediction_columns import describe_table
 from nightshift.warehouse.relations.prediction_views import create_prediction_views
 from nightshift.warehouse.schema_lock import change_schema
@@ -30,8 +33,10 @@ ADDED_COLUMNS = ("causes", *INTERVAL_COLUMNS)
 def model_query(spec: ModelSpec, query: str, **parts: sql.Composable) -> sql.Composed:
     """Fill a query's placeholders with the names of a model's relations and columns.
 
-    ``{predictions}`` and ``{features}`` are the tables, ``{key}``, ``{event_timestamp}`` and
-    ``{rule}`` (of the fallback) the columns, ``{is_binary}`` is true for a binary model.
+    ``{predictions}`` and ``{features}`` are the tables, ``{key}`` and ``{event_timestamp}`` the
+    columns, ``{rule}`` the name of the fallback's value and ``{rule_of_f}`` and ``{rule_of_r}`` its
+    value in rows of that alias: null where it reads no column. ``{is_binary}`` is true for a binary
+    model, ``{has_probability}`` for any but a regression.
 
     Args:
         spec: The model.
@@ -46,9 +51,16 @@ def model_query(spec: ModelSpec, query: str, **parts: sql.Composable) -> sql.Com
         "features": sql.Identifier("features", spec.feature_table),
         "key": sql.Identifier(spec.entity.key),
         "event_timestamp": sql.Identifier(spec.event_timestamp),
-        "rule": sql.Identifier(spec.scoring.fallback.feature),
+        "rule": sql.Identifier(spec.scoring.fallback.feature or "no_rule"),
         "is_binary": sql.Literal(spec.task is Task.BINARY),
+        "has_probability": sql.Literal(spec.task.has_probability),
     }
+    for alias in ("f", "r"):
+        # The rule of classes reads no column.
+        value: sql.Composable = sql.SQL("null")
+        if spec.scoring.fallback.feature:
+            value = sql.Identifier(alias, spec.scoring.fallback.feature)
+        names[f"rule_of_{alias}"] = sql.SQL("{}::double precision").format(value)
     return sql.SQL(query).format(**(names | parts))
 
 
@@ -75,6 +87,9 @@ def ensure_prediction_relations(
         spec: The model.
         replace_views: Replace existing views: at a deployment. It waits for their readers, so a
             scoring run does not.
+
+    Raises:
+        SpecError: The spec declares classes that the table does not have.
     """
     # Several runs may begin at once: the first creates, the rest find everything there.
     change_schema(conn, lambda: _create_missing(conn, spec, replace_views=replace_views))
@@ -83,12 +98,90 @@ def ensure_prediction_relations(
 def _create_missing(conn: Connection, spec: ModelSpec, *, replace_views: bool) -> None:
     from psycopg import sql
 
-    if not table_columns(conn, SCHEMA, spec.name):
-        conn.execute(model_query(spec, _TABLE))
+    columns = table_columns(conn, SCHEMA, spec.name)
+    if columns:
+        _refuse_new_classes(spec, columns)
+    else:
+        conn.execute(model_query(spec, _TABLE, classes=_class_columns(spec)))
         comment = sql.Literal(describe_table(spec))
         query = "comment on table {predictions} is {comment}"
         conn.execute(model_query(spec, query, comment=comment))
     create_prediction_views(conn, spec, replace=replace_views)
+
+
+def class_types(spec: ModelSpec) -> dict[str, str]:
+    """Return the columns that only predictions of classes have, with their types, in order."""
+    if not spec.classes:
+        return {}
+    probabilities = dict.fromkeys(spec.class_columns.values(), "double precision")
+    return {CLASS_COLUMN: "text", RAW_COLUMN: "double precision", **probabilities}
+
+
+def _class_columns(spec: ModelSpec) -> sql.Composed:
+    """Return the definitions of the columns of classes, each with a comma; empty without any."""
+    from psycopg import sql
+
+    columns = []
+    for name, sql_type in class_types(spec).items():
+        column = sql.SQL("{} {},").format(
+            sql.Identifier(name),
+            sql.SQL(sql_type),
+        )
+        columns.append(column)
+    return sql.Composed(columns)
+
+
+def _refuse_new_classes(spec: ModelSpec, columns: Collection[str]) -> None:
+    """Refuse classes that were declared since the table was created.
+
+    A new column would change the content hash of every load that stands.
+
+    Raises:
+        SpecError: There are some.
+    """
+    new = [name for name, column in spec.class_columns.items() if column not in columns]
+    if new:
+        raise SpecError(
+            f"{spec.name} has predictions without the class(es) {', '.join(new)}.",
+            expected="the classes with which its table was created, or fewer",
+            todo="Give the model with the new classes another name: it predicts another thing. Or"
+            " take them out of `classes` again.",
+            code="NS-SPEC-004",
+        )
+
+
+def class_condition(spec: ModelSpec, alias: str) -> sql.Composable:
+    """Return the condition of a row's classes: probabilities add up, the largest is predicted."""
+    from psycopg import sql
+
+    if not spec.classes:
+        return sql.SQL("true")
+    columns: list[sql.Composable] = []
+    # A class that is none of them gives null, which is not good either.
+    of_predicted: list[sql.Composable] = []
+    for name, column in spec.class_columns.items():
+        probability = sql.Identifier(alias, column)
+        columns.append(probability)
+        case = sql.SQL("when {} then {}").format(
+            text_literal(name),
+            probability,
+        )
+        of_predicted.append(case)
+    query = """
+        coalesce(
+            abs({total} - 1) < {tolerance}
+            and least({all}) >= 0
+            and case {predicted} {cases} end = greatest({all}),
+            false
+        )
+    """
+    return sql.SQL(query).format(
+        total=sql.SQL(" + ").join(columns),
+        all=sql.SQL(", ").join(columns),
+        tolerance=sql.Literal(SHARES_TOLERANCE),
+        predicted=sql.Identifier(alias, CLASS_COLUMN),
+        cases=sql.SQL(" ").join(of_predicted),
+    )
 
 
 def has_damaged_rows(conn: Connection, spec: ModelSpec, loads: Mapping[dt.date, int]) -> bool:
@@ -123,6 +216,7 @@ create table {predictions} (
     median double precision,
     interval_low double precision,
     interval_high double precision,
+    {classes}
     primary key (load_id, partition_date, {key})
 )
 """

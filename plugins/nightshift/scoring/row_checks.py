@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nightshift.errors import AuditError, LoadStateError
 from nightshift.scoring.feature_rows import refuse_damaged_features
 from nightshift.scoring.plan import version_of_row
-from nightshift.scoring.prediction_tables import SCHEMA, model_query
+from nightshift.scoring.prediction_tables import SCHEMA, class_condition, model_query
 from nightshift.scoring.without_model.last_score import spine_relation
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.published import join_published
@@ -139,11 +139,15 @@ def _find_problems(
         conn.execute("set local enable_nestloop = off")
         # One scan of each side shows that they agree. Only a difference pays for the join.
         version = version_of_row(spec, plan, "t")
-        agree = model_query(spec, _AGREE, features=spine, version=version)
+        agree = model_query(
+            spec, _AGREE, features=spine, version=version, has_classes=class_condition(spec, "t")
+        )
         if conn.execute(agree, values).fetchone() == (True,):
             return []
         version = version_of_row(spec, plan, "p")
-        compare = model_query(spec, _COMPARE, features=spine, version=version)
+        compare = model_query(
+            spec, _COMPARE, features=spine, version=version, has_classes=class_condition(spec, "p")
+        )
         cursor = conn.execute(compare, values)
         _, *checks = [column.name.replace("_", " ") for column in cursor.description or []]
         rows = cursor.fetchall()
@@ -174,7 +178,8 @@ with days as not materialized (
         )) as row_hashes,
         count(*) filter (where score not in ('NaN', 'Infinity', '-Infinity')
             and decile between 1 and 10
-            and (probability between 0 and 1 or (probability is null and not {is_binary}))
+            and (probability between 0 and 1 or (probability is null and not {has_probability}))
+            and {has_classes}
             and (score_source = 'champion' or score_source_reason is not null)
             and model_version is not distinct from {version}) as n_good
     from {predictions} t left join days using (partition_date)
@@ -205,8 +210,10 @@ select coalesce(f.partition_date, p.partition_date),
     count(*) filter (where p.score in ('NaN', 'Infinity', '-Infinity'))
         as scores_that_are_not_finite,
     count(*) filter (where p.probability not between 0 and 1) as probabilities_outside_of_0_to_1,
-    count(*) filter (where {is_binary} and p.{key} is not null and p.probability is null)
+    count(*) filter (where {has_probability} and p.{key} is not null and p.probability is null)
         as missing_probabilities,
+    count(*) filter (where p.{key} is not null and not {has_classes})
+        as probabilities_of_classes_that_do_not_add_up_to_1,
     count(*) filter (where p.score_source <> 'champion' and p.score_source_reason is null)
         as rows_without_a_reason,
     count(*) filter (where p.{key} is not null and (p.decile between 1 and 10) is not true)

@@ -6,7 +6,9 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.tasks.classes import CLASS_COLUMN, RAW_COLUMN, class_columns
 from nightshift.errors import NightshiftError, stack_of
+from nightshift.models.class_scores import of_rows
 from nightshift.models.engines.engine import choose_engine
 from nightshift.models.shapley.shap_values import Contributions
 from nightshift.scoring.interval.night_interval import interval_columns
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.scoring_spec import Cause, EngineChoice
-    from nightshift.models.arrays import Matrix
+    from nightshift.models.arrays import Integers, Matrix
+    from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
     from nightshift.scoring.interval.night_interval import NightInterval
 
@@ -69,8 +72,8 @@ class Scorer:
         """Return the columns that the model reads, in its order."""
         return self._model.signature.names
 
-    def raw(self, rows: pa.Table) -> Vector:
-        """Return the raw scores of rows, shape (n,), by the engine that also scores.
+    def raw(self, rows: pa.Table) -> Matrix:
+        """Return the raw scores of rows by the engine that also scores: (n,), or (n, classes).
 
         Raises:
             SignatureError: The rows do not fit the model's signature.
@@ -86,8 +89,10 @@ class Scorer:
                 base that contributions add up from, so no reason holds any of it.
 
         Returns:
-            Shape (n, 5), in the order of the rows; probability and is_positive are null unless the
-                model is binary. With causes a sixth column, ``causes``; null where they fail.
+            Shape (n, 5), in the order of the rows; probability is null for a regression, and
+                is_positive unless the model is binary. With causes a column ``causes``; null where
+                they fail. Of classes also the predicted one, its raw score, and the probability of
+                each; reasons and causes then add up to that raw score.
 
         Raises:
             SignatureError: The rows do not fit the model's signature.
@@ -100,17 +105,18 @@ class Scorer:
         raw = self.engine.raw(matrix)
         predicted = self._model.from_raw(raw, shift)
         _refuse_unusable(predicted.score, predicted.probability)
-        if predicted.probability is None:
-            probability = pa.nulls(table.num_rows, pa.float64())
-            is_positive = pa.nulls(table.num_rows, pa.bool_())
-        else:
+        probability = pa.nulls(table.num_rows, pa.float64())
+        is_positive = pa.nulls(table.num_rows, pa.bool_())
+        if predicted.probability is not None:
             probability = pa.array(predicted.probability)
-            is_positive = pa.array(predicted.probability >= predicted.threshold)
+            if predicted.classes is None:
+                is_positive = pa.array(predicted.probability >= predicted.threshold)
+        which = None if predicted.classes is None else predicted.predicted_class
         # The edges are those of scores without a level, so a decile keeps its meaning.
         is_moved = predicted.probability is None
         deciles = self._model.deciles(raw if is_moved else predicted.score)
         # Without reasons nothing is explained, and any matrix will do.
-        added = self.contributions.of(matrix) if self.contributions else matrix
+        added = self.contributions.of(matrix, which) if self.contributions else matrix
         names = self._model.signature.names
         reasons = top_reasons(
             added,
@@ -125,9 +131,28 @@ class Scorer:
             "is_positive": is_positive,
             "reasons": reasons,
         }
+        if which is not None:
+            columns |= self._class_columns(raw, predicted, which)
         if self._causes:
             columns["causes"] = self._sums_by_cause(added)
         return pa.table(columns)
+
+    def _class_columns(
+        self, raw: Matrix, predicted: Predictions, which: Integers
+    ) -> dict[str, pa.Array]:
+        """Return the columns that only predictions of classes have."""
+        import pyarrow as pa
+
+        assert predicted.classes is not None  # noqa: S101 - the caller has asked
+        names = pa.array(self._model.classes, pa.string())
+        probabilities = zip(
+            class_columns(self._model.classes).values(), predicted.classes.T, strict=True
+        )
+        return {
+            CLASS_COLUMN: names.take(pa.array(which)),
+            RAW_COLUMN: pa.array(of_rows(raw, which)),
+            **{name: pa.array(of_class) for name, of_class in probabilities},
+        }
 
     def _sums_by_cause(self, contributions: Matrix) -> pa.Array:
         import numpy as np
@@ -241,11 +266,18 @@ def try_model(
         return
     # Raw score minus contributions is the model's base value: the same for every row.
     matrix = model.encode(rows)
-    added = scorer.contributions.of(matrix).sum(axis=1)
-    base = scorer.engine.raw(matrix) - added
+    raw, which = scorer.engine.raw(matrix), None
+    first = np.zeros(len(raw), np.int64)
+    if model.classes:
+        # Each class has a base of its own: that of its first row.
+        which = model.from_raw(raw).predicted_class
+        raw = of_rows(raw, which)
+        _, rows_of_classes, of_row = np.unique(which, return_index=True, return_inverse=True)
+        first = rows_of_classes[of_row]
+    base = raw - scorer.contributions.of(matrix, which).sum(axis=1)
     if rows.num_rows and not np.allclose(
         base,
-        base[0],
+        base[first],
         rtol=TOLERANCE,
         atol=TOLERANCE,
     ):

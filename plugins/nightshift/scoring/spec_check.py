@@ -87,15 +87,15 @@ def _view_problems(
     types = view.columns
     if view.entity_key != spec.entity.key:
         yield f"entity.key: {table} has the key {view.entity_key}, not {spec.entity.key}"
-    rule = spec.scoring.fallback.feature
+    rule = spec.scoring.fallback.columns
     slices = {part.column for part in spec.promotion.slices}
     groups = {part.column for part in spec.promotion.fairness}
     shown = spec.analytics.attributes
-    required = {*spec.features.names, spec.event_timestamp, rule, *slices, *groups, *shown}
+    required = {*spec.features.names, spec.event_timestamp, *rule, *slices, *groups, *shown}
     missing = sorted(required - types.keys())
     if missing:
         yield f"{table} lacks {', '.join(missing)}"
-    numbers = {*spec.features.numeric, rule}
+    numbers = {*spec.features.numeric, *rule}
     for name in sorted(numbers & types.keys()):
         if types[name].lower().startswith(_NO_NUMBERS):
             yield f"{name} is no number in {table} but {types[name]}"

@@ -16,7 +16,6 @@ import numpy as np
 
 from nightshift.backtest.comparison import Comparison
 from nightshift.backtest.nightly_models import without_slices
-from nightshift.contracts.metrics import Task
 from nightshift.contracts.model_spec import Features
 from nightshift.scoring.reasons import columns_by_cause
 from nightshift.studies.findings import Finding, FindingType
@@ -68,7 +67,7 @@ class BenefitStudy:
     @property
     def loss(self) -> str:
         """Return the metric: the proper loss of a probability, or the declared one."""
-        return "log_loss" if self.spec.task is Task.BINARY else self.spec.promotion.metric
+        return "log_loss" if self.spec.task.has_probability else self.spec.promotion.metric
 
     def findings(self, importance: Mapping[str, float]) -> Iterator[Finding]:
         """Yield benefits of causes, then learning curves, until the budget is used up.

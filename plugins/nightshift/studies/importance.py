@@ -88,7 +88,9 @@ def contributions_by_week(
         week_rows = evenly_spaced(rows_of(rows, week), SAMPLED_ROWS)
         if not week_rows.num_rows:
             continue
-        added = explain.of(model.encode(week_rows))
+        # Of classes the raw score of the predicted one is explained, as in the published reasons.
+        which = model.predictions(week_rows).predicted_class if model.classes else None
+        added = explain.of(model.encode(week_rows), which)
         period = week.first.key
         means = np.abs(added).mean(axis=0).tolist()
         for name, value in zip(names, means, strict=True):

@@ -160,7 +160,7 @@ def allowed_columns(spec: ModelSpec) -> set[str]:
         spec.entity.key,
         spec.event_timestamp,
         spec.label.column,
-        spec.scoring.fallback.feature,
+        *spec.scoring.fallback.columns,
         "partition_date",
         "as_of",
     }

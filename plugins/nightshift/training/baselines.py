@@ -94,8 +94,14 @@ class Baselines:
         return signature, encode(self._sample, signature), encode(self.rows, signature)
 
 
-def _prior(spec: ModelSpec, label: Vector, n_rows: int) -> Vector:
-    """Return the best constant: the mean, or the median if it minimizes the metric."""
+def _prior(spec: ModelSpec, label: Vector, n_rows: int) -> Matrix:
+    """Return the best constant: the mean, or the median if it minimizes the metric.
+
+    Of classes it is the share of each.
+    """
+    if spec.classes:
+        counts = np.bincount(label.astype(np.int64), minlength=len(spec.classes))
+        return np.tile(counts / label.size, (n_rows, 1))
     is_median = spec.promotion.metric in _MEDIAN_METRICS
     constant = np.median(label) if is_median else label.mean()
     return np.full(n_rows, float(constant))
@@ -108,7 +114,7 @@ def _linear_model(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401
     # The loose tolerance ends the fit early on purpose: the last digits of a baseline cost minutes
     # and change no decision.
     model = Ridge(alpha=1.0)
-    if spec.task == Task.BINARY:
+    if spec.task.has_probability:
         model = LogisticRegression(C=1.0, max_iter=_ITERATIONS, tol=1e-3)
     return make_pipeline(_preprocessing(signature, is_linear=True), model)
 
@@ -117,7 +123,7 @@ def _tree_model(spec: ModelSpec, signature: Signature) -> Any:  # noqa: ANN401 -
     from sklearn.pipeline import make_pipeline
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-    tree_type = DecisionTreeClassifier if spec.task == Task.BINARY else DecisionTreeRegressor
+    tree_type = DecisionTreeClassifier if spec.task.has_probability else DecisionTreeRegressor
     tree = tree_type(
         max_leaf_nodes=_LEAVES,
         min_samples_leaf=_LEAF_ROWS,
@@ -152,17 +158,24 @@ def _fit_and_predict(
     fit_matrix: Matrix,
     label: Vector,
     matrix: Matrix,
-) -> Vector:
+) -> Matrix:
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
 
     # An even sample of a very rare event may miss it: then the best model is a constant.
     if np.ptp(label) == 0:
+        if spec.classes:
+            return _prior(spec, label, matrix.shape[0])
         return np.full(matrix.shape[0], float(label[0]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(fit_matrix, label)
     if spec.task == Task.BINARY:
         return np.asarray(model.predict_proba(matrix)[:, 1], dtype=np.float64)
+    if spec.classes:
+        # A class that the sample lacks has no column of its own.
+        values = np.zeros((matrix.shape[0], len(spec.classes)))
+        values[:, model.classes_.astype(np.int64)] = model.predict_proba(matrix)
+        return values
     return np.asarray(model.predict(matrix), dtype=np.float64)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from nightshift.contracts.metrics import Task
 from nightshift.errors import NightshiftError
 from nightshift.models.calibration import EDGE, fit_logistic, log_odds_of
+from nightshift.models.class_scores import clip_shares, of_rows
 from nightshift.models.predictions import Predictions
 from nightshift.models.signature import numbers
 
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.contracts.promotion_spec import Fairness, Slice
     from nightshift.contracts.scoring_spec import FallbackRule
-    from nightshift.models.arrays import Mask, Vector
+    from nightshift.models.arrays import Mask, Matrix, Vector
 
 CALIBRATION_BINS = 10
+OUTCOME = "outcome"
+"""Slice of the rows of each class that came true: their ``recall`` is that of the class."""
 
 
 class EvaluationError(NightshiftError):
@@ -75,6 +78,7 @@ def evidence(
     for declared in spec.promotion.slices:
         for level, mask in slice_masks(declared, rows):
             parts.append((declared.column, level, mask))
+    parts += [(OUTCOME, name, mask) for name, mask in outcome_masks(spec, label)]
 
     measured = []
     for column, level, mask in parts:
@@ -94,6 +98,14 @@ def slice_masks(declared: Slice | Fairness, rows: pa.Table) -> Iterator[tuple[st
         yield str(level), levels == level
 
 
+def outcome_masks(spec: ModelSpec, label: Vector) -> Iterator[tuple[str, Mask]]:
+    """Yield each class that came true in some rows, in order, with a mask of them."""
+    for number, name in enumerate(spec.classes):
+        mask = label == number
+        if mask.any():
+            yield name, mask
+
+
 def overall(
     measured: list[MetricValue], source: str, sample: str = "holdout"
 ) -> dict[str, float | None]:
@@ -107,11 +119,11 @@ def overall(
 
 
 def measure(task: Task, label: Vector, predictions: Predictions) -> dict[str, float | None]:
-    """Compute all metrics of a binary or regression task.
+    """Compute all metrics of a task.
 
     Args:
-        task: Binary or regression.
-        label: Shape (n,), without missing values.
+        task: Which metrics.
+        label: Shape (n,), without missing values; of classes their numbers.
         predictions: For the same rows.
 
     Returns:
@@ -124,14 +136,16 @@ def measure(task: Task, label: Vector, predictions: Predictions) -> dict[str, fl
         raise EvaluationError(
             "There is no row to measure.", expected="at least one labelled row", got="none"
         )
-    if task == Task.BINARY and predictions.probability is not None:
+    if predictions.classes is not None:
+        values = _measure_classes(label, predictions, predictions.classes)
+    elif task == Task.BINARY and predictions.probability is not None:
         values = _measure_binary(label, predictions, predictions.probability)
     elif task == Task.REGRESSION:
         values = _measure_regression(label, predictions.score)
     else:
         raise EvaluationError(
             f"Task {task} is not measured row by row.",
-            expected="binary with probabilities, or regression",
+            expected="a regression, or probabilities",
             got=task,
         )
     return {name: None if math.isnan(value) else float(value) for name, value in values.items()}
@@ -168,6 +182,39 @@ def _measure_binary(
         "f1": f1,
         "positive_rate": label.mean(),
     }
+
+
+def _measure_classes(label: Vector, predictions: Predictions, classes: Matrix) -> dict[str, float]:
+    is_right, probability = predictions.answered(label)
+    truth = np.zeros(classes.shape)
+    truth[np.arange(label.size), label.astype(np.int64)] = 1.0
+    called = np.zeros(classes.shape)
+    called[np.arange(label.size), predictions.predicted_class] = 1.0
+    hits = (truth * called).sum(axis=0)
+    f1 = class_means(2 * hits, truth.sum(axis=0) + called.sum(axis=0))
+    # Of every class: the predicted ones alone may all be about equally sure.
+    outcome, predicted = predictions.by_class(label)
+    slope = math.nan
+    if predicted.std() > 0:
+        slope, _ = fit_logistic(log_odds_of(predicted), outcome)
+    return {
+        "log_loss": -np.log(np.maximum(of_rows(classes, label), EDGE)).mean(),
+        "brier": ((classes - truth) ** 2).sum(axis=1).mean(),
+        "accuracy": is_right.mean(),
+        "macro_f1": float(f1),
+        "recall": float(class_means(hits, truth.sum(axis=0))),
+        "calibration_error": calibration_error(is_right, probability),
+        "calibration_slope": slope,
+    }
+
+
+def class_means(numerator: Matrix, denominator: Matrix) -> Vector:
+    """Return the mean quotient over the classes, the last axis, whose denominator is above 0."""
+    is_defined = denominator > 0
+    zeros = np.zeros(np.shape(numerator))
+    quotients = np.divide(numerator, denominator, out=zeros, where=is_defined)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(quotients.sum(axis=-1) / is_defined.sum(axis=-1))
 
 
 def _measure_regression(label: Vector, value: Vector) -> dict[str, float]:
@@ -219,18 +266,30 @@ def calibration_bins(predicted: Vector) -> npt.NDArray[np.intp]:
 def rule_predictions(
     task: Task, rule: FallbackRule, rows: pa.Table, threshold: float = 0.5
 ) -> Predictions:
-    """Return the predictions of the rule baseline: its column, or its default where that is null.
+    """Return the predictions of the rule: its column, or its default where that is null.
+
+    The rule of classes gives every row the declared shares.
 
     Raises:
         SignatureError: The rule's column is missing or no number.
     """
+    if rule.shares:
+        return as_predictions(task, np.tile(rule.shares, (rows.num_rows, 1)), threshold)
     values = numbers(rows, rule.feature)
     score = np.where(np.isnan(values), rule.default, values)
     return as_predictions(task, score, threshold)
 
 
-def as_predictions(task: Task, score: Vector, threshold: float) -> Predictions:
-    """Return scores as predictions; those of a binary task are clipped to probabilities."""
+def as_predictions(task: Task, score: Matrix, threshold: float) -> Predictions:
+    """Return scores as predictions; those of a binary task are clipped to probabilities.
+
+    Args:
+        task: Task.
+        score: Shape (n,); of classes their probabilities, shape (n, classes).
+        threshold: Of a binary task.
+    """
+    if task is Task.MULTICLASS:
+        return Predictions.of_classes(clip_shares(score))
     if task != Task.BINARY:
         return Predictions(score)
     # Rows are ordered by the score as it is; log-odds need a probability between 0 and 1.

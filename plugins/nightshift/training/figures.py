@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nightshift.training.holdout import HoldoutResult
 
     Lines = dict[str, Vector]
+    Answered = dict[str, tuple[Vector, Vector]]
 
 COLOURS = {
     "challenger": "#1f5f8b",
@@ -65,32 +66,26 @@ def draw_training(
     """
     label = result.label
     scores = {source: part.score for source, part in result.predictions.items()}
-    if spec.task == Task.BINARY:
-        probabilities = {
-            source: part.probability
-            for source, part in result.predictions.items()
-            if part.probability is not None
-        }
-        drawn = {
-            "reliability.png": _reliability_figure(label, probabilities, "probability"),
-            "curves.png": _curves_figure(label, scores),
-        }
-    else:
+    if spec.task is Task.REGRESSION:
         drawn = {"predicted.png": _predicted_figure(label, scores)}
+    else:
+        answered = {source: part.answered(label) for source, part in result.predictions.items()}
+        drawn = {"reliability.png": _reliability_figure(answered, "probability")}
+    if spec.task is Task.BINARY:
+        drawn["curves.png"] = _curves_figure(label, scores)
     drawn["importance.png"] = _importance_figure(importance(result.trained.booster))
     drawn["backtest.png"] = _by_day_figure(spec.promotion.metric, by_day)
     return {name: _png(figure) for name, figure in drawn.items()}
 
 
-def draw_reliability(label: Vector, predicted: Lines, unit: str) -> str:
+def draw_reliability(answered: Answered, unit: str) -> str:
     """Return mean outcome against mean prediction in ten equally filled bins as SVG.
 
     Args:
-        label: Shape (n,).
-        predicted: Predictions by source; shape (n,) each.
+        answered: Outcome and prediction by source; shape (n,) each.
         unit: Unit of the predictions.
     """
-    return svg(_reliability_figure(label, predicted, unit))
+    return svg(_reliability_figure(answered, unit))
 
 
 def draw_lift(label: Vector, predicted: Lines) -> str:
@@ -134,10 +129,10 @@ def draw_forest(bars: list[Bar], metric: str) -> str:
     return svg(figure)
 
 
-def _reliability_figure(label: Vector, predicted: Lines, unit: str) -> Figure:
+def _reliability_figure(answered: Answered, unit: str) -> Figure:
     figure, (axes,) = _canvas(1, 5.2, 4.2)
     ends: list[float] = []
-    for source, values in predicted.items():
+    for source, (label, values) in answered.items():
         means, rates, _ = zip(*reliability(label, values), strict=True)
         _plot(axes, source, means, rates)
         ends += [*means, *rates]

@@ -10,7 +10,7 @@ import numpy as np
 
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.models.signature import numbers
-from nightshift.models.unseen_nights import summarise_nights
+from nightshift.models.unseen_nights import has_intervals, summarise_nights
 from nightshift.training.evaluation import MetricValue, evidence, measure, overall, rule_predictions
 from nightshift.training.figures import draw_training
 from nightshift.training.model_fit import choose_threshold, fit_recipe, refit_recipe
@@ -255,7 +255,7 @@ def _with_facts(
 def _unseen_nights(fit: RecipeFit) -> list[dict[str, Any]]:
     """Return how wrong the recipe was on each out-of-fold day; none for rows without a day."""
     # Rows of a test have no partition: they all have the day 0.
-    if not fit.scores.day.any():
+    if not fit.scores.day.any() or not has_intervals(fit.model.task):
         return []
     return summarise_nights(fit.scores.day, fit.scores.label, fit.unseen)
 

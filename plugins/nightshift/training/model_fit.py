@@ -44,7 +44,11 @@ if TYPE_CHECKING:
 
 
 DEFAULT_THRESHOLD = 0.5
-_CALIBRATIONS: tuple[Calibration, ...] = ("platt", "isotonic", "none")
+_CALIBRATIONS: dict[Task, tuple[Calibration, ...]] = {
+    Task.BINARY: ("platt", "isotonic", "none"),
+    Task.MULTICLASS: ("temperature", "vector", "none"),
+}
+"""What ``auto`` chooses from, by task."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,11 @@ class Members:
     def scores(self, spec: ModelSpec, rows: pa.Table) -> OutOfFold:
         """Score rows of days that the members were not fitted on, as one block."""
         matrix = encode(rows, self.signature)
-        trees = np.zeros(len(matrix))
+        trees = np.zeros((len(matrix), len(spec.classes)) if spec.classes else len(matrix))
         for text in self.trees:
             booster = load_booster(text, self.signature.names)
             trees += predict_raw(booster, matrix, self.n_rounds) / len(self.trees)
-        linear = np.zeros(len(matrix)) if self.linear is None else self.linear.raw(matrix)
+        linear = np.zeros(trees.shape) if self.linear is None else self.linear.raw(matrix)
         label = numbers(rows, spec.label.column)
         return OutOfFold(
             label,
@@ -235,14 +239,15 @@ def refit_recipe(
 def choose_threshold(spec: ModelSpec, label: Vector, predictions: Predictions) -> float:
     """Return the threshold that the spec declares, or the one with the best F1 score.
 
-    Costs give the threshold at which a false alarm and a miss cost the same; a regression has 0.5.
+    Costs give the threshold at which a false alarm and a miss cost the same; without a positive
+    class it is 0.5.
     """
     if spec.positive_threshold is not None:
         return spec.positive_threshold
     costs = spec.training.recipe.costs
     if costs is not None:
         return costs.threshold
-    if predictions.probability is None:
+    if spec.task is not Task.BINARY or predictions.probability is None:
         return DEFAULT_THRESHOLD
     return best_threshold(label, predictions.probability)
 
@@ -275,11 +280,11 @@ def _assemble(
     # A regression predicts the label itself: its level is an intercept, and nothing is calibrated.
     calibration: dict[str, Any] = {"method": "none"}
     predicted = raw
-    if is_binary:
+    if spec.task.has_probability:
         declared = spec.training.calibration
         methods: tuple[Calibration, ...] = (declared,)
         if declared == "auto":
-            methods = _CALIBRATIONS
+            methods = _CALIBRATIONS[spec.task]
         calibration = choose_calibration(scores, raw, methods)
         predicted = apply_calibration(calibration, raw)
     offset = 0.0
@@ -294,7 +299,7 @@ def _assemble(
     shift = 0.0
     if is_binary:
         calibration = _moved(calibration, offset)
-    else:
+    elif spec.task is Task.REGRESSION:
         shift = offset
         linear = (linear or _no_line(members.signature)).shifted(shift)
 
@@ -309,10 +314,12 @@ def _assemble(
         decile_edges=(),
         reference={},
         metrics={},
+        classes=spec.classes,
         training={
             **facts,
             "seed": spec.training.seed,
-            "n_trees": facts["n_rounds"] * len(members.trees),
+            # A round of classes has a tree of each.
+            "n_trees": facts["n_rounds"] * len(members.trees) * (len(spec.classes) or 1),
             "linear_share": share,
             "level_offset": offset,
             "shift": shift,

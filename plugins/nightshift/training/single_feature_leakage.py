@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,21 +34,33 @@ def best_separation(
         spec: Label and task.
 
     Returns:
-        Name, and the area under the ROC curve in the better direction (binary) or the size of
-            Spearman's correlation (regression).
+        Name, and the area under the ROC curve in the better direction (binary, or the best of one
+            class against all others) or the size of Spearman's correlation (regression).
     """
     sample = evenly_spaced(rows, MAXIMUM_ROWS)
     matrix = encode(sample, signature)
     label = numbers(sample, spec.label.column)
     fit_matrix = encode(fit_rows, signature)
     fit_label = numbers(fit_rows, spec.label.column)
-    # Level codes have no order. The means come from earlier rows, so a level of one row tells
-    # nothing.
-    for column in signature.categorical_positions:
-        matrix[:, column] = _level_means(fit_matrix[:, column], fit_label, matrix[:, column])
-    separations = [separation(values, label, spec.task) for values in matrix.T]
+    codes = {column: matrix[:, column].copy() for column in signature.categorical_positions}
+    separations = np.zeros(len(signature.names))
+    for own_fit_label, own_label in _labels(spec, fit_label, label):
+        # Level codes have no order. The means come from earlier rows, so a level of one row tells
+        # nothing.
+        for column, of_rows in codes.items():
+            matrix[:, column] = _level_means(fit_matrix[:, column], own_fit_label, of_rows)
+        own = [separation(values, own_label, spec.task) for values in matrix.T]
+        separations = np.maximum(separations, own)
     best = int(np.argmax(separations))
-    return signature.names[best], separations[best]
+    return signature.names[best], float(separations[best])
+
+
+def _labels(spec: ModelSpec, fit_label: Vector, label: Vector) -> Iterator[tuple[Vector, Vector]]:
+    """Yield the labels of both rows; of classes, for each, whether it is that one."""
+    if not spec.classes:
+        yield fit_label, label
+    for number in range(len(spec.classes)):
+        yield (fit_label == number) * 1.0, (label == number) * 1.0
 
 
 def _level_means(fit_codes: Vector, fit_label: Vector, codes: Vector) -> Vector:
@@ -84,10 +97,15 @@ def _rank_separation(values: Vector, label: Vector, task: Task) -> float:
     from sklearn.metrics import roc_auc_score
 
     # A constant separates nothing, and has no correlation.
-    if np.ptp(values) == 0:
+    if np.ptp(values) == 0 or np.ptp(label) == 0:
         return 0.0
-    if task != Task.BINARY:
+    if task is Task.REGRESSION:
         return float(abs(spearmanr(values, label).statistic))
+    classes = np.unique(label)
+    # Numbers of classes have no order: each is separated from all others.
+    if classes.size > 2:  # noqa: PLR2004 - two are one against the other
+        return max(_rank_separation(values, (label == one) * 1.0, task) for one in classes)
+    label = label == classes[-1]
     # A feature that is high for negatives leaks as much as one that is high for positives.
     area = float(roc_auc_score(label, values))
     return max(area, 1 - area)

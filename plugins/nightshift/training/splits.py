@@ -10,7 +10,6 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.models.signature import numbers
@@ -93,7 +92,7 @@ def check_window(spec: ModelSpec, rows: pa.Table, split: Split) -> None:
     }
     # A regression can be stopped on validation rows of one value. A class that the validation rows
     # lack leaves the calibration and the threshold undefined.
-    needs_two = {"train", "validation"} if spec.task == Task.BINARY else {"train"}
+    needs_two = {"train", "validation"} if spec.task.has_probability else {"train"}
     for name, days in parts.items():
         label = numbers(rows_of(rows, days), spec.label.column)
         if label.size == 0:

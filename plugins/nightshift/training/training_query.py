@@ -8,16 +8,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.errors import NightshiftError
 from nightshift.warehouse.connection import label_queries
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
 from nightshift.warehouse.published import join_published, known_at_condition
-from nightshift.warehouse.relations.columns import table_columns
+from nightshift.warehouse.relations.columns import table_columns, text_literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from psycopg import sql
 
     from nightshift.contracts.model_spec import ModelSpec
+    from nightshift.models.arrays import Vector
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
 
@@ -27,6 +29,55 @@ LOAD_COLUMNS = ("load_id", "run_id", "loaded_at")
 # Another seed than that of the scoring shards, so that a sample is not a set of shards.
 SAMPLE_SEED = 20130101
 SAMPLE_MASK = (1 << 40) - 1
+
+
+UNKNOWN_CLASS = -1.0
+"""Number of a label that is none of the declared classes."""
+
+
+class UnknownClassError(NightshiftError):
+    """Labels have values that are none of the declared classes."""
+
+    code = "NS-TRAIN-018"
+
+
+def label_value(spec: ModelSpec, alias: str) -> sql.Composable:
+    """Return the expression of a label of a relation: of classes the number of its class, from 0.
+
+    Labels are compared with the declared classes as texts.
+    """
+    from psycopg import sql
+
+    label = sql.Identifier(alias, spec.label.column)
+    if not spec.classes:
+        return label
+    # array_position counts from 1 and gives null for what it does not find.
+    return sql.SQL(
+        "case when {label} is not null then"
+        " (coalesce(array_position(array[{classes}], {label}::text), 0) - 1)::double precision end"
+    ).format(label=label, classes=sql.SQL(", ").join(map(text_literal, spec.classes)))
+
+
+def refuse_unknown_classes(spec: ModelSpec, label: Vector) -> None:
+    """Refuse labels that are none of the declared classes; every reader of labels calls it.
+
+    Args:
+        spec: The model.
+        label: Of ``label_value``, shape (n,).
+
+    Raises:
+        UnknownClassError: There are such labels.
+    """
+    n_unknown = int((label == UNKNOWN_CLASS).sum()) if spec.classes else 0
+    if n_unknown:
+        raise UnknownClassError(
+            f"{n_unknown} of {label.size} labels of {spec.name} are none of its classes.",
+            expected=f"marts.{spec.label.relation}.{spec.label.column} is one of"
+            f" {', '.join(spec.classes)}",
+            got=f"{n_unknown} other value(s)",
+            todo="Deliver the outcomes again, or map the value to a class in the label relation; a"
+            " model that predicts a new class is one with another name.",
+        )
 
 
 @dataclass(frozen=True)
@@ -83,12 +134,13 @@ class TrainingQuery:
 
         return sql.SQL(
             """
-            select distinct on (l.{key}) l.{key}, l.{label} {known_labels}
+            select distinct on (l.{key}) l.{key}, {value} as {label} {known_labels}
             order by l.{key}, l.known_at desc, l.partition_date desc
             """
         ).format(
             key=sql.Identifier(self.spec.entity.key),
             label=sql.Identifier(self.spec.label.column),
+            value=label_value(self.spec, "l"),
             known_labels=self._known_labels,
         )
 

@@ -22,7 +22,12 @@ from nightshift.lake.snapshots import read_snapshot, write_snapshot
 from nightshift.models.signature import check_columns, numbers
 from nightshift.training.feature_query import features_target
 from nightshift.training.splits import check_window, split_window
-from nightshift.training.training_query import TrainingQuery, feature_as_of, relation_columns
+from nightshift.training.training_query import (
+    TrainingQuery,
+    feature_as_of,
+    refuse_unknown_classes,
+    relation_columns,
+)
 from nightshift.warehouse.connection import connect, lose
 from nightshift.warehouse.damage import published_records, refuse_damaged
 
@@ -321,7 +326,7 @@ def check_rows(spec: ModelSpec, rows: pa.Table) -> None:
 
     slices = [part.column for part in spec.promotion.slices]
     # The gate also reads the slices and the rule's column, from these same rows.
-    names = [*spec.features.names, *slices, spec.scoring.fallback.feature]
+    names = [*spec.features.names, *slices, *spec.scoring.fallback.columns]
     check_columns(names, rows)
     n_days = len(rows.column("partition_date").unique())
     if n_days < spec.training.first_days:
@@ -329,6 +334,7 @@ def check_rows(spec: ModelSpec, rows: pa.Table) -> None:
 
     is_binary = spec.task == "binary"
     label = numbers(rows, spec.label.column)
+    refuse_unknown_classes(spec, label)
     values = np.unique(label).tolist()
     is_fit = values == [0.0, 1.0] if is_binary else len(values) != 1
     if not is_fit:

@@ -64,6 +64,7 @@ class Shape:
         categorical: SQL of each categorical feature.
         minimum_rows: The spec's ``minimum_rows`` of each categorical feature.
         outcome: SQL of the outcome; it sees the features.
+        outcome_type: Its type.
         rows: Entities of each day.
         days: SQL condition of the days that have entities.
         maturity_days: The spec's ``label.maturity_days``.
@@ -74,6 +75,7 @@ class Shape:
     categorical: Mapping[str, str] = field(default_factory=dict)
     minimum_rows: int = 20
     outcome: str = LATE
+    outcome_type: str = "double precision"
     rows: int = 40
     days: str = "true"
     maturity_days: int = 1
@@ -183,7 +185,7 @@ def _create_tables(conn: Connection, shape: Shape) -> None:
             {numeric}{categorical});
         create table marts.fct_thing_outcomes (
             partition_date date, thing_id text, event_timestamp timestamptz, known_at timestamptz,
-            superseded_at timestamptz, outcome double precision);
+            superseded_at timestamptz, outcome {shape.outcome_type});
         """.encode()
     )
 

@@ -46,7 +46,7 @@ def test_both_specs_load_and_name_metrics_of_their_task():
         "flight_delayed": "binary",
         "arrival_delay_minutes": "regression",
     }
-    assert all(METRICS[spec.promotion.metric].task == spec.task for spec in specs.values())
+    assert all(spec.task in METRICS[spec.promotion.metric].tasks for spec in specs.values())
 
 
 def test_digest_does_not_depend_on_comments_and_order_of_keys(tmp_path):
@@ -84,7 +84,7 @@ def test_unknown_key_is_refused_with_file_and_line(edited):
         (
             "task: binary",
             "task: guess",
-            "task: expected Input should be 'binary' or 'regression' (got 'guess')",
+            "task: expected Input should be 'binary', 'regression' or 'multiclass' (got 'guess')",
         ),
         ("label: {relation:", "label: {relations:", "label.relations: expected a known key"),
         (

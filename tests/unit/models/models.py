@@ -1,11 +1,15 @@
-"""Random LightGBM models of many shapes, for tests of engines and contributions."""
+"""Random LightGBM models of many shapes, and rows and a spec of three classes."""
 
 from __future__ import annotations
+
+import datetime as dt
 
 import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from nightshift.contracts.model_spec import ModelSpec
 from nightshift.models.model_format.reader import read_model
 from nightshift.models.model_format.trees import Tree
 
@@ -85,3 +89,48 @@ SHAPES: dict[str, dict[str, object]] = {
     },
     "dart": {"boosting": "dart", "num_leaves": 15},
 }
+
+
+def class_spec(**changes: object) -> ModelSpec:
+    """Return the spec of a model of three classes."""
+    document = {
+        "name": "basket",
+        "description": "d",
+        "task": "multiclass",
+        "classes": ["Small", "big one", 3],
+        "owner": "o",
+        "runbook": "r",
+        "deadline": "04:00",
+        "entity": {"name": "basket", "key": "basket_id"},
+        "event_timestamp": "happens_at",
+        "feature_view": "basket",
+        "features": {"numeric": ["x", "y"], "categorical": [{"name": "c"}]},
+        "label": {"relation": "fct_baskets", "column": "kind"},
+        "training": {
+            "schedule": "nightly",
+            "num_boost_round": 60,
+            "params": {"num_leaves": 7, "min_data_in_leaf": 20},
+        },
+        "promotion": {"metric": "log_loss"},
+        "scoring": {"fallback": {"shares": [0.5, 0.3, 0.2]}},
+        "monitoring": {
+            "metric": "log_loss",
+            "maximum_metric_loss": 0.3,
+            "windows": {"n": 2, "m": 3},
+        },
+    }
+    return ModelSpec.model_validate(document | changes)
+
+
+def class_rows(n: int, first: dt.date, absent: int | None = None, seed: int = 1) -> pa.Table:
+    """Return labelled rows of ten days, in order; without a class."""
+    dice = np.random.default_rng(seed)
+    x, y = dice.normal(size=(2, n))
+    c = dice.choice(["a", "b", "z"], n)
+    scores = np.column_stack([x, y * 2 * (c == "a"), -x + (c == "b") * 2])
+    kind = (scores + dice.gumbel(size=scores.shape)).argmax(axis=1)
+    if absent is not None:
+        kind = np.where(kind == absent, 0, kind)
+    days = [first + dt.timedelta(days=int(i * 10 / n)) for i in range(n)]
+    columns = {"partition_date": days, "x": x, "y": y, "c": c, "kind": kind.astype(float)}
+    return pa.table(columns)

@@ -141,7 +141,7 @@ def test_damaged_tree_is_refused(text, pattern, replacement):
         (r"is_linear=0", "is_linear=1", "linear leaves"),
         (r"shrinkage=\S+", "shrinkage=inf", "shrinkage holds something other"),
         (r"Tree=1\n", "Tree=2\n", "does not begin and end"),
-        (r"num_class=1", "num_class=2", "more than one score per row"),
+        (r"num_class=1", "num_class=2", "another number of scores per row"),
         (r"max_feature_idx=2", "max_feature_idx=999999999", "counts other features"),
         (r"objective=binary sigmoid:1", "objective=lambdarank", "unknown objective"),
         (r"feature_infos=\S+", "feature_infos=[0:nan]", "describes features in an unknown form"),

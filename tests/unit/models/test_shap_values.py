@@ -167,7 +167,7 @@ def test_a_model_fails_its_trial_when_its_contributions_do_not_add_up(model, mon
     monkeypatch.setattr(
         Contributions,
         "of",
-        lambda self, matrix: of(self, matrix) * np.linspace(1, 2, len(matrix))[:, None],
+        lambda self, matrix, _: of(self, matrix) * np.linspace(1, 2, len(matrix))[:, None],
     )
 
     with pytest.raises(scorer.ChampionBrokenError):

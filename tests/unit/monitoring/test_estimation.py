@@ -13,6 +13,7 @@ from nightshift.monitoring.estimation import (
     EstimationHistory,
     MaturedEstimate,
     binary_estimates,
+    class_estimates,
     error_band,
     regression_estimates,
     with_bands,
@@ -32,6 +33,21 @@ def test_expected_losses_of_probabilities_are_those_by_hand() -> None:
         }
     )
     assert binary_estimates(np.empty(0), np.empty(0)) == {}
+
+
+def test_expected_losses_of_classes_are_those_by_hand() -> None:
+    rows = np.array([[0.5, 0.3, 0.2], [0.5, 0.1, 0.4], [0.2, 0.2, 0.6]])
+    columns = [np.unique(column, return_counts=True) for column in rows.T]
+    counted = [(values, counts.astype(float)) for values, counts in columns]
+    found = class_estimates(counted, (np.array([0.5, 0.6]), np.array([2.0, 1.0])))
+    assert found == pytest.approx(
+        {
+            "log_loss": -(rows * np.log(rows)).sum() / 3,
+            "brier": (rows * (1 - rows)).sum() / 3,
+            "accuracy": (0.5 + 0.5 + 0.6) / 3,
+        }
+    )
+    assert class_estimates([(np.empty(0), np.empty(0))] * 3, (np.empty(0), np.empty(0))) == {}
 
 
 def test_another_history_has_another_digest() -> None:

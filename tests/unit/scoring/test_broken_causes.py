@@ -36,7 +36,7 @@ def test_scores_stand_when_the_causes_break(monkeypatch, error) -> None:
     else:
         added = scorer.contributions.of
 
-        def not_finite(matrix):
+        def not_finite(matrix, _):
             return np.where(np.arange(len(added(matrix)))[:, None] == 7, np.nan, added(matrix))
 
         monkeypatch.setattr(scorer.contributions, "of", not_finite)

@@ -66,6 +66,29 @@ def test_value_is_that_of_repeated_rows_when_days_are_drawn(metric):
     )
 
 
+@pytest.mark.parametrize(
+    "metric", ["log_loss", "brier", "accuracy", "macro_f1", "recall", "calibration_error"]
+)
+def test_value_is_that_of_repeated_rows_when_the_rows_have_classes(metric):
+    dice = np.random.default_rng(6)
+    predictions = Predictions.of_classes(dice.dirichlet([2.0, 1.0, 0.4], 400))
+    label = dice.integers(0, 3, 400).astype(float)
+    days = Days(dice.integers(0, 5, 400), 5)
+    drawn = statistic(metric, label, predictions, days)
+    assert drawn(np.ones((1, 5)))[0] == pytest.approx(
+        measure("multiclass", label, predictions)[metric]
+    )
+    # A calibration error keeps the bins of all rows.
+    if metric == "calibration_error":
+        return
+    weights = np.array([[2.0, 0, 1, 3, 0]])
+    rows = np.concatenate(
+        [np.flatnonzero(days.codes == day).repeat(int(n)) for day, n in enumerate(weights[0])]
+    )
+    expected = measure("multiclass", label[rows], predictions.at(rows))[metric]
+    assert drawn(weights)[0] == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.parametrize("metric", ["rmse", "mae", "r2", "bias"])
 def test_value_is_that_of_the_rows_when_the_task_is_regression(metric):
     dice = np.random.default_rng(2)

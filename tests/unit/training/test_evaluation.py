@@ -20,6 +20,32 @@ from nightshift.training.evaluation import (
 
 LABEL = np.array([0.0, 0.0, 1.0, 1.0])
 PROBABILITY = np.array([0.1, 0.6, 0.4, 0.9])
+THREE_CLASSES = Predictions.of_classes(
+    np.array([[0.7, 0.2, 0.1], [0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.3, 0.5]])
+)
+
+
+def test_metrics_of_classes_are_those_computed_by_hand():
+    label = np.array([0.0, 1.0, 1.0, 1.0])
+    values = measure(Task.MULTICLASS, label, THREE_CLASSES)
+    assert values["log_loss"] == pytest.approx(-np.mean(np.log([0.7, 0.25, 0.8, 0.3])))
+    # Predicted are classes 0, 0, 1 and 2.
+    assert values["accuracy"] == 2 / 4
+    assert values["recall"] == pytest.approx((1 + 1 / 3) / 2)
+    assert values["macro_f1"] == pytest.approx((2 / 3 + 2 / 4 + 0) / 3)
+    squares = [0.3**2 + 0.2**2 + 0.1**2, 0.5**2 + 0.75**2 + 0.25**2]
+    squares += [0.1**2 + 0.2**2 + 0.1**2, 0.2**2 + 0.7**2 + 0.5**2]
+    assert values["brier"] == pytest.approx(np.mean(squares))
+    # Bins of one row each: the probability of the predicted class against being right.
+    assert values["calibration_error"] == pytest.approx((0.3 + 0.2 + 0.5 + 0.5) / 4)
+
+
+def test_the_rule_of_classes_gives_every_row_the_declared_shares():
+    rule = FallbackRule(shares=(0.2, 0.5, 0.3))
+    predictions = rule_predictions(Task.MULTICLASS, rule, pa.table({"any": [1, 2]}))
+    assert predictions.classes is not None
+    assert predictions.classes == pytest.approx(np.array([[0.2, 0.5, 0.3]] * 2))
+    assert predictions.predicted_class.tolist() == [1, 1]
 
 
 def test_binary_metrics_are_those_computed_by_hand():
@@ -39,7 +65,8 @@ def test_binary_metrics_are_those_computed_by_hand():
 def test_every_declared_metric_is_measured_and_no_other():
     binary = measure(Task.BINARY, LABEL, Predictions(PROBABILITY, PROBABILITY))
     regression = measure(Task.REGRESSION, LABEL, Predictions(PROBABILITY))
-    assert {*binary, *regression} == set(METRICS)
+    classes = measure(Task.MULTICLASS, np.array([0.0, 2.0]), THREE_CLASSES.at(np.arange(2)))
+    assert {*binary, *regression, *classes} == set(METRICS)
 
 
 def test_regression_metrics_are_those_computed_by_hand():

@@ -16,6 +16,7 @@ PREDICTION = (
     "{key}, predicted by the night of {partition}: score {score!r}, probability {probability!r},"
     " decile {decile} ({score_source})"
 )
+CLASS = "class         {predicted_class!r}, raw score {raw_score!r}; {probabilities}"
 PUBLICATION = (
     "publication   load {load_id}, token {token}, run {run_id}, by {actor}, at {published_at};"
     " code {code_version}"
@@ -70,7 +71,16 @@ def why(
 
 def _describe(facts: dict[str, Any]) -> list[str]:
     """Return one line per step, from the prediction back to its files."""
-    lines = [PREDICTION.format_map(facts["prediction"])]
+    prediction = facts["prediction"]
+    lines = [PREDICTION.format_map(prediction)]
+    # Predictions of classes have one probability of each.
+    if "predicted_class" in prediction:
+        each = [
+            f"{name} {value!r}"
+            for name, value in prediction.items()
+            if name.startswith("probability_")
+        ]
+        lines.append(CLASS.format(**prediction, probabilities=", ".join(each)))
     lines += [f"  because {reason}" for reason in facts["reasons"]]
     lines += [f"  cause   {cause}" for cause in facts["causes"]]
     if facts["level"] is not None:

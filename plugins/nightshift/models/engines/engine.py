@@ -10,7 +10,7 @@ from nightshift.models.engines.equivalence import ACCELERATED, objection_to_proo
 
 if TYPE_CHECKING:
     from nightshift.contracts.scoring_spec import EngineChoice
-    from nightshift.models.arrays import Matrix, Vector
+    from nightshift.models.arrays import Matrix
     from nightshift.models.trained_model import TrainedModel
 
 
@@ -29,8 +29,10 @@ class Engine(Protocol):
     def name(self) -> str:
         """Return the engine's name in specs and logs."""
 
-    def raw(self, matrix: Matrix) -> Vector:
+    def raw(self, matrix: Matrix) -> Matrix:
         """Return raw scores, shape (n,), of a matrix of ``TrainedModel.encode``, shape (n, k).
+
+        Those of classes have the shape (n, classes).
 
         The linear member's score is part of them.
         """
@@ -52,14 +54,14 @@ class LightGbmEngine:
             kind="stable",
         )[:N_SORTED_BY]
 
-    def raw(self, matrix: Matrix) -> Vector:
+    def raw(self, matrix: Matrix) -> Matrix:
         """Return raw scores, shape (n,)."""
         return self._model.with_linear(
             matrix,
             self._trees(matrix),
         )
 
-    def _trees(self, matrix: Matrix) -> Vector:
+    def _trees(self, matrix: Matrix) -> Matrix:
         import numpy as np
 
         if len(matrix) < MIN_SORTED_ROWS:
@@ -89,11 +91,12 @@ class LightGbmEngine:
             cell,
             kind="stable",
         )
-        raw = np.empty(len(matrix))
-        raw[order] = predict_raw(
+        in_order = predict_raw(
             self._booster,
             matrix[order],
         )
+        raw = np.empty_like(in_order)
+        raw[order] = in_order
         return raw
 
 
@@ -114,7 +117,7 @@ class AcceleratedEngine:
         from nightshift.models.engines.quickscorer import QuickScorer
 
         self._model = model
-        self._scorer = QuickScorer(model.trees)
+        self._scorer = QuickScorer(model.trees, model.n_scores)
         if model.golden is None:
             raise ValueError("the model has no golden scores")
         # The proof was made on the machine that trained; these scores are compared on this one.
@@ -123,11 +126,12 @@ class AcceleratedEngine:
         if golden_raw.tobytes() != expected.tobytes():
             raise ValueError("it does not give the model's golden scores")
 
-    def raw(self, matrix: Matrix) -> Vector:
+    def raw(self, matrix: Matrix) -> Matrix:
         """Return raw scores, shape (n,)."""
         try:
             raw = self._scorer.raw(matrix)
-            if raw.shape == (len(matrix),):
+            per_row = (self._model.n_scores,) if self._model.classes else ()
+            if raw.shape == (len(matrix), *per_row):
                 return self._model.with_linear(
                     matrix,
                     raw,

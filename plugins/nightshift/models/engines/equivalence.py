@@ -14,8 +14,7 @@ from nightshift.models.model_format.trees import UnsuitableTreesError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nightshift.models.arrays import Matrix, Vector
-    from nightshift.models.model_format.trees import Tree
+    from nightshift.models.arrays import Matrix
     from nightshift.models.trained_model import TrainedModel
 
 
@@ -42,7 +41,7 @@ def prove_engines(model: TrainedModel, rows: pa.Table) -> dict[str, Any]:
     raw = predict_raw(model.booster, matrix)
     proof = {
         "version": VERSION,
-        "objection": _compare(model.trees, matrix, raw),
+        "objection": _compare(model, matrix, raw),
     }
     return {
         "n_rows": len(raw),
@@ -51,14 +50,14 @@ def prove_engines(model: TrainedModel, rows: pa.Table) -> dict[str, Any]:
     }
 
 
-def _compare(trees: list[Tree], matrix: Matrix, expected: Vector) -> str | None:
+def _compare(model: TrainedModel, matrix: Matrix, expected: Matrix) -> str | None:
     """Return why the accelerated engine may not score a model; None if every bit is equal."""
     from nightshift.models.engines.quickscorer import QuickScorer
 
     if not len(expected):
         return "there is no evaluation row"
     try:
-        raw = QuickScorer(trees).raw(matrix)
+        raw = QuickScorer(model.trees, model.n_scores).raw(matrix)
     except UnsuitableTreesError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  (an accelerated engine must not stop a training)

@@ -26,14 +26,12 @@ _START = "tree\nversion=v4\n"
 _AFTER_TREES = "end of trees\n\nfeature_importances:\n"
 # Codes of levels come from the signature, so a model of ours has no raw category values.
 _END = "\nend of parameters\n\npandas_categorical:null\n"
-_ONE_SCORE_PER_ROW = {
-    "num_class": "1",
-    "num_tree_per_iteration": "1",
-    "label_index": "0",
-}
+MAX_CLASSES = 100
+_SCORES_PER_ROW = ("num_class", "num_tree_per_iteration")
 _MONOTONE = "monotone_constraints"
 _HEADER_LINES = [
-    *_ONE_SCORE_PER_ROW,
+    *_SCORES_PER_ROW,
+    "label_index",
     "max_feature_idx",
     "objective",
     "feature_names",
@@ -60,15 +58,20 @@ _OBJECTIVE = re.compile(
     rf"(?:{'|'.join(_OBJECTIVES)})(?: (?:sqrt|[a-z_]+:{_NUMBER}))*",
     re.ASCII,
 )
+_CLASSES_OBJECTIVE = "multiclass num_class:{}"
 _PARAMETER = re.compile(r"\[[a-z_0-9]+: [\w.,+\-\[\] ]*\]", re.ASCII)
 
 
-def read_model(text: str, names: list[str] | None = None) -> list[Tree]:
+def read_model(
+    text: str, names: list[str] | None = None, n_scores: int | None = None
+) -> list[Tree]:
     """Return the trees of a text model, at least one; refuse it if its parts do not fit together.
 
     Args:
-        text: A text model of LightGBM's version 4 format, with one raw score per row.
+        text: A text model of LightGBM's version 4 format. One with several scores per row, of
+            classes, has a tree of each class in each round.
         names: The feature names it must have, in order; None skips that check.
+        n_scores: The raw scores per row that it must have; None skips that check.
 
     Raises:
         ModelTextError: The first thing that is wrong.
@@ -89,6 +92,7 @@ def read_model(text: str, names: list[str] | None = None) -> list[Tree]:
             f"{len(text)} characters",
         )
     header = _read_header(header_text.split("\n"))
+    n_classes = _read_scores(header, n_scores)
     own_names = _read_names(header, names)
     # The length of each tree, from ``Tree=`` to the next.
     sizes = parse_integers(header["tree_sizes"], "tree_sizes")
@@ -97,6 +101,13 @@ def read_model(text: str, names: list[str] | None = None) -> list[Tree]:
         raise refused(
             "its trees have impossible sizes",
             f"1 to {MAX_TREES} trees",
+            f"{len(sizes)} trees",
+        )
+    # A round that lacks a class would give its trees to other classes.
+    if len(sizes) % n_classes:
+        raise refused(
+            "its last round is not complete",
+            f"a multiple of {n_classes} trees",
             f"{len(sizes)} trees",
         )
     body = f"Tree=0\n{rest}"
@@ -112,21 +123,51 @@ def _read_header(lines: list[str]) -> dict[str, str]:
     if any(line.startswith(_MONOTONE) for line in lines):
         line_names.insert(-2, _MONOTONE)
     header = parse_fields(lines, line_names, "its header")
-    for name, expected in _ONE_SCORE_PER_ROW.items():
-        if header[name] != expected:
-            raise refused(
-                "it gives more than one score per row",
-                f"{name}={expected}",
-                f"{name}={header[name]}",
-            )
-    objective = header["objective"]
-    if not _OBJECTIVE.fullmatch(objective):
+    if header["label_index"] != "0":
         raise refused(
-            "it has an unknown objective",
-            ", ".join(_OBJECTIVES),
-            objective,
+            "its label is another column",
+            "label_index=0",
+            header["label_index"],
         )
     return header
+
+
+def _read_scores(header: dict[str, str], expected: int | None) -> int:
+    """Return the number of raw scores per row after a check of the objective.
+
+    Args:
+        header: All header lines by name.
+        expected: The number that it must be; None allows any that a model of ours can have.
+    """
+    counts = []
+    for name in _SCORES_PER_ROW:
+        [count] = parse_integers(header[name], name, 1)
+        counts.append(count)
+    # A round has one tree for each score, or LightGBM would add trees to the wrong one.
+    n_scores, n_trees = counts
+    is_possible = n_scores == n_trees and 1 <= n_scores <= MAX_CLASSES
+    is_expected = expected in (None, n_scores)
+    if not is_possible or not is_expected:
+        allowed = expected or f"1 to {MAX_CLASSES}"
+        raise refused(
+            "it gives another number of scores per row",
+            f"{allowed}, and as many trees a round",
+            f"num_class={n_scores}, num_tree_per_iteration={n_trees}",
+        )
+    objective = header["objective"]
+    if n_scores > 1:
+        of_classes = _CLASSES_OBJECTIVE.format(n_scores)
+        is_known = objective == of_classes
+    else:
+        is_known = _OBJECTIVE.fullmatch(objective) is not None
+    if not is_known:
+        known = ", ".join(_OBJECTIVES)
+        raise refused(
+            "it has an unknown objective",
+            f"{known}, multiclass",
+            objective,
+        )
+    return n_scores
 
 
 def _read_names(header: dict[str, str], expected: list[str] | None) -> list[str]:

@@ -16,7 +16,7 @@ from nightshift.models.golden import CONTRIBUTION_TOLERANCE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nightshift.models.arrays import Matrix
+    from nightshift.models.arrays import Integers, Matrix
     from nightshift.models.model_format.trees import Tree
     from nightshift.models.trained_model import TrainedModel
 
@@ -38,11 +38,14 @@ class Contributions:
 
     def __init__(self, model: TrainedModel) -> None:
         self._model = model
-        self._explain: Callable[[Matrix], Matrix] | None = None
+        self._explain: list[Callable[[Matrix], Matrix]] = []
         try:
-            self._explain = _checked_kernel(model)
+            for score in range(model.n_scores):
+                kernel = _checked_kernel(model, score)
+                self._explain.append(kernel)
         # Whatever a compiler or a full disk does, the partition is published.
         except Exception as error:  # noqa: BLE001
+            self._explain.clear()
             logger.warning(
                 "LightGBM computes the reasons, many times slower: %s: %s",
                 type(error).__name__,
@@ -52,39 +55,65 @@ class Contributions:
     @property
     def is_accelerated(self) -> bool:
         """Return whether the kernel computes them."""
-        return self._explain is not None
+        return bool(self._explain)
 
-    def of(self, matrix: Matrix) -> Matrix:
+    def of(self, matrix: Matrix, which: Integers | None = None) -> Matrix:
         """Return what each feature adds to the raw score, shape (n, k).
 
         Args:
             matrix: Of ``TrainedModel.encode``, shape (n, k).
+            which: The number of each row's raw score that is explained: of its predicted class;
+                shape (n,). None without classes.
         """
         if not len(matrix):
             return matrix  # LightGBM refuses an empty matrix
-        added = self._of_trees(matrix)
+        if which is None:
+            added = self._of_trees(matrix)
+        else:
+            added = self._of_scores(matrix, which)
         # The Shapley values of a sum are the sums of its members' Shapley values.
         if self._model.linear is not None:
             added = added + self._model.linear.contributions(matrix)
         return added
 
-    def _of_trees(self, matrix: Matrix) -> Matrix:
-        if self._explain is not None:
-            return self._explain(matrix)
-        return booster.contributions(self._model.booster, matrix)[:, :-1]
+    def _of_trees(self, matrix: Matrix, score: int = 0) -> Matrix:
+        if self._explain:
+            return self._explain[score](matrix)
+        added = booster.contributions(self._model.booster, matrix)
+        # One score after the other, each with its base last.
+        width = matrix.shape[1] + 1
+        start = score * width
+        end = start + width - 1
+        return added[:, start:end]
+
+    def _of_scores(self, matrix: Matrix, which: Integers) -> Matrix:
+        """Explain each row's own raw score: the rows of each class at once."""
+        import numpy as np
+
+        added = np.empty_like(matrix)
+        for score in np.unique(which):
+            is_own = which == score
+            own_rows = matrix[is_own]
+            added[is_own] = self._of_trees(
+                own_rows,
+                int(score),
+            )
+        return added
 
 
-def _checked_kernel(model: TrainedModel) -> Callable[[Matrix], Matrix]:
-    """Return the kernel over a model's trees, after it has given the golden contributions.
+def _checked_kernel(model: TrainedModel, score: int) -> Callable[[Matrix], Matrix]:
+    """Return the kernel over the trees of one raw score, after its golden contributions.
 
     Raises:
         ValueError: It gives other contributions, or the trees are too large.
     """
     import numpy as np
 
-    explain = shapley_kernel(model.trees)
+    # The trees of a round are of the first score, the second …
+    trees = model.trees[score :: model.n_scores]
+    explain = shapley_kernel(trees)
     if model.golden is not None:
-        expected = np.array(model.golden.contributions)[:, :-1]
+        expected = model.golden.contributions_of(score)[:, :-1]
         difference = np.abs(explain(model.golden.matrix) - expected).max()
         scale = max(1.0, float(np.abs(expected).max()))
         # Written so that a NaN is refused too.
@@ -103,7 +132,15 @@ def shapley_kernel(trees: list[Tree]) -> Callable[[Matrix], Matrix]:
     from nightshift.models.shapley.kernel import explain
     from nightshift.models.shapley.tree_arrays import build_tree_arrays
 
-    return partial(_explain, partial(jit(explain), **build_tree_arrays(trees)))
+    arrays = build_tree_arrays(trees)
+    kernel = partial(
+        jit(explain),
+        **arrays,
+    )
+    return partial(
+        _explain,
+        kernel,
+    )
 
 
 def _explain(kernel: Callable[..., None], matrix: Matrix) -> Matrix:
@@ -114,5 +151,11 @@ def _explain(kernel: Callable[..., None], matrix: Matrix) -> Matrix:
 
     matrix = np.ascontiguousarray(matrix)
     added = np.empty_like(matrix)
-    run_in_threads(lambda rows: kernel(matrix[rows], added[rows]), len(matrix))
+    run_in_threads(
+        lambda rows: kernel(
+            matrix[rows],
+            added[rows],
+        ),
+        len(matrix),
+    )
     return added

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.models.signature import numbers
 from nightshift.registry.streams.members import CANARY_ROWS, CHAMPION_ROWS, evidence_start
 from nightshift.registry.streams.paired_rows import (
     has_shadow_scores,
     labelled,
-    predicted_values,
+    labels_of,
+    mean_loss,
     proper_loss,
     read_pairs,
-    row_losses,
+    stored_predictions,
 )
 from nightshift.training.statistics.sequential_test import (
     MINIMUM_NIGHTS,
@@ -245,9 +245,9 @@ def _measure(
     if pairs.num_rows == 0 or share < spec.monitoring.minimum_label_share:
         return f"only {share:.0%} of its rows have a label and both scores"
     loss = proper_loss(spec)
-    label = numbers(pairs, spec.label.column)
+    label = labels_of(spec, pairs)
     means = {
-        source: float(row_losses(loss, label, predicted_values(spec, pairs, source)).mean())
+        source: mean_loss(spec, label, stored_predictions(spec, pairs, source))
         for source in ("champion", "challenger")
     }
     return StreamNight(

@@ -5,12 +5,19 @@ The champion's score is the published one. A row counts only if both scored the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nightshift.models.calibration import EDGE
+from nightshift.models.predictions import Predictions
 from nightshift.models.signature import numbers
 from nightshift.registry.streams.members import CANARY_ROWS, CHAMPION_ROWS
-from nightshift.training.training_query import TrainingQuery, feature_as_of
+from nightshift.training.training_query import (
+    TrainingQuery,
+    feature_as_of,
+    refuse_unknown_classes,
+)
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
 from nightshift.warehouse.published import join_published
 from nightshift.warehouse.relations.columns import table_columns
@@ -32,9 +39,9 @@ _ABSOLUTE_METRICS = {"mae"}
 def proper_loss(spec: ModelSpec) -> str:
     """Return the loss that a stream compares: one that the truth alone minimizes.
 
-    ``log_loss`` of a probability; of a regression the loss of its declared metric.
+    ``log_loss`` of probabilities; of a regression the loss of its declared metric.
     """
-    if spec.task == "binary":
+    if spec.task.has_probability:
         return "log_loss"
     # The mean minimizes squares and the median absolute errors: the declared metric says which.
     is_absolute = spec.promotion.metric in _ABSOLUTE_METRICS
@@ -55,10 +62,36 @@ def row_losses(loss: str, label: Vector, predicted: Vector) -> Vector:
     return -np.log(of_label)
 
 
-def predicted_values(spec: ModelSpec, pairs: pa.Table, source: str) -> Vector:
-    """Return the probabilities, or values, of ``champion`` or ``challenger``; shape (n,)."""
-    column = "probability" if spec.task == "binary" else "score"
-    return numbers(pairs, f"{source}_{column}")
+def labels_of(spec: ModelSpec, rows: pa.Table) -> Vector:
+    """Return the labels of rows, shape (n,); NaN for a row without one."""
+    return numbers(rows, spec.label.column)
+
+
+def stored_predictions(
+    spec: ModelSpec, pairs: pa.Table, source: str, threshold: float = 0.5
+) -> Predictions:
+    """Return what ``champion`` or ``challenger`` said before the outcome was known.
+
+    Args:
+        spec: The model.
+        pairs: Of ``read_pairs``.
+        source: Whose.
+        threshold: Of a binary task.
+    """
+    import numpy as np
+
+    if spec.classes:
+        columns = [numbers(pairs, f"{source}_{name}") for name in spec.class_columns.values()]
+        predictions = Predictions.of_classes(np.column_stack(columns))
+        return replace(predictions, score=numbers(pairs, f"{source}_score"))
+    score = numbers(pairs, f"{source}_score")
+    probability = numbers(pairs, f"{source}_probability") if spec.task.has_probability else None
+    return Predictions(score, probability, threshold)
+
+
+def mean_loss(spec: ModelSpec, label: Vector, predictions: Predictions) -> float:
+    """Return the mean of the proper loss of some predictions."""
+    return float(row_losses(proper_loss(spec), *predictions.of_outcome(label)).mean())
 
 
 def has_shadow_scores(conn: Connection, spec: ModelSpec) -> bool:
@@ -95,6 +128,7 @@ def read_pairs(
     """
     from psycopg import sql
 
+    classes = spec.class_columns.values()
     # Labels as the deciding partition knew them: a later correction changes no past decision.
     as_of = feature_as_of(conn, spec, known_on)
     training_query = TrainingQuery(conn, spec, partitions, known_on, as_of)
@@ -113,20 +147,22 @@ def read_pairs(
         ),
         champion as (
             select partition_date, {key}, features_as_of, model_version, score, probability, load_id
+                {classes}
             from published where score_source = 'champion' and {stream} <> {canary_rows}
             union all
             -- One load published both: what the champion would have said there belongs to it.
             select partition_date, {key}, features_as_of, s.model_version, s.score, s.probability,
-                t.load_id
+                t.load_id {classes_of_s}
             from published t join shadow s using (partition_date, {key}, features_as_of)
             where t.score_source = 'canary' and s.stream = {champion_rows}
         ),
         challenger as (
             select partition_date, {key}, features_as_of, model_version, score, probability, load_id
+                {classes}
             from shadow where stream = {stream}
             union all
             select partition_date, {key}, features_as_of, t.model_version, t.score, t.probability,
-                s.load_id
+                s.load_id {classes_of_t}
             from published t join shadow s using (partition_date, {key}, features_as_of)
             where t.score_source = 'canary' and s.stream = {champion_rows}
                 and {stream} = {canary_rows}
@@ -142,7 +178,7 @@ def read_pairs(
             challenger.model_version as challenger_version,
             challenger.score as challenger_score, challenger.probability as challenger_probability,
             challenger.load_id as challenger_load,
-            labels.{label}, {columns}
+            labels.{label} {columns} {classes_of_both}
         from champion
         join challenger using (partition_date, {key}, features_as_of)
         join features on features.partition_date = champion.partition_date
@@ -165,8 +201,14 @@ def read_pairs(
         shadow_pointer=join_published(spec.shadow_dataset, "t"),
         features_pointer=join_published(spec.features_dataset, "f"),
         columns=_judged_columns(spec),
+        classes=_columns(map(sql.Identifier, classes)),
+        classes_of_s=_columns(sql.Identifier("s", name) for name in classes),
+        classes_of_t=_columns(sql.Identifier("t", name) for name in classes),
+        classes_of_both=_renamed("champion", classes) + _renamed("challenger", classes),
     )
-    return read_arrow(settings, query, is_label_query=True)
+    pairs = read_arrow(settings, query, is_label_query=True)
+    refuse_unknown_classes(spec, labels_of(spec, pairs))
+    return pairs
 
 
 def labelled(spec: ModelSpec, pairs: pa.Table) -> pa.Table:
@@ -181,5 +223,22 @@ def _judged_columns(spec: ModelSpec) -> sql.Composed:
     promotion = spec.promotion
     slices = [part.column for part in promotion.slices]
     groups = [part.column for part in promotion.fairness]
-    names = dict.fromkeys([*slices, *groups, spec.scoring.fallback.feature])
-    return sql.SQL(", ").join(sql.Identifier("features", name) for name in names)
+    names = dict.fromkeys([*slices, *groups, *spec.scoring.fallback.columns])
+    return _columns(sql.Identifier("features", name) for name in names)
+
+
+def _renamed(source: str, names: Iterable[str]) -> sql.Composed:
+    """Return columns of a source under names that begin with its own, each after a comma."""
+    from psycopg import sql
+
+    return _columns(
+        sql.SQL("{} as {}").format(sql.Identifier(source, name), sql.Identifier(f"{source}_{name}"))
+        for name in names
+    )
+
+
+def _columns(columns: Iterable[sql.Composable]) -> sql.Composed:
+    """Return columns, each after a comma."""
+    from psycopg import sql
+
+    return sql.Composed([sql.SQL(", {}").format(column) for column in columns])

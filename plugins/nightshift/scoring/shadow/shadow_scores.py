@@ -171,7 +171,7 @@ def _scored_batches(job: ShadowJob) -> Iterator[pa.Table]:
 def _shadow_rows(
     job: ShadowJob, challenger: Challenger, rows: pa.RecordBatch, scored: pa.Table
 ) -> pa.Table:
-    """Return the columns of the shadow table, shape (n, 8)."""
+    """Return the columns of the shadow table, shape (n, 8), and one of each class."""
     import pyarrow as pa
 
     n = rows.num_rows
@@ -186,5 +186,6 @@ def _shadow_rows(
             "score": scored.column("score"),
             "probability": scored.column("probability"),
             "features_as_of": rows.column("as_of"),
+            **{name: scored.column(name) for name in job.spec.class_columns.values()},
         }
     )

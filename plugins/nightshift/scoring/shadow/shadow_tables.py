@@ -45,8 +45,16 @@ def shadow_target(spec: ModelSpec, *, may_be_empty: bool = False) -> partition_w
 
 def ensure_shadow_table(conn: Connection, spec: ModelSpec) -> None:
     """Create a model's table of shadow scores if there is none."""
-    if not table_columns(conn, SHADOW_SCHEMA, spec.name):
-        change_schema(conn, lambda: conn.execute(shadow_query(spec, _TABLE)))
+    from psycopg import sql
+
+    if table_columns(conn, SHADOW_SCHEMA, spec.name):
+        return
+    classes = [
+        sql.SQL("{} double precision,").format(sql.Identifier(name))
+        for name in spec.class_columns.values()
+    ]
+    create = shadow_query(spec, _TABLE, classes=sql.Composed(classes))
+    change_schema(conn, lambda: conn.execute(create))
 
 
 # The key refuses a second row of an entity within a stream, whoever writes it.
@@ -60,6 +68,7 @@ create table if not exists {shadow} (
     score double precision not null,
     probability double precision,
     features_as_of timestamptz not null,
+    {classes}
     primary key (load_id, partition_date, stream, {key})
 )
 """

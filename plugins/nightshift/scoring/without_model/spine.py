@@ -241,7 +241,7 @@ _ENTITIES = """
 select r.{key},
     ((r.{event_timestamp} at time zone %(timezone)s::text) + make_interval(days => %(n_days)s))
         at time zone %(timezone)s::text as {event_timestamp},
-    r.as_of as known_at, {recurring} as recurring, r.{rule}::double precision as value
+    r.as_of as known_at, {recurring} as recurring, {rule_of_r} as value
 from {features} r {joined}
 where r.partition_date = %(from_day)s and r.load_id = %(load_id)s
 """
@@ -254,7 +254,7 @@ from {relation} r
 where r.partition_date = %(from_day)s and r.load_id = %(load_id)s and r.superseded_at is null
 """
 _RULE_VALUES = """
-select {recurring} as recurring, r.{rule}::double precision as value, r.as_of
+select {recurring} as recurring, {rule_of_r} as value, r.as_of
 from {features} r {joined}
 where r.partition_date = %(rule_day)s::date and r.load_id = %(rule_load_id)s::bigint
 """

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from nightshift.models.signature import Signature
 
 DAY = "partition_date"
-_OBJECTIVES = {Task.BINARY: "binary", Task.REGRESSION: "regression"}
+_OBJECTIVES = {
+    Task.BINARY: "binary",
+    Task.REGRESSION: "regression",
+    Task.MULTICLASS: "multiclass",
+}
 
 
 class TrainingError(NightshiftError):
@@ -150,6 +154,7 @@ def fit_plan(spec: ModelSpec, signature: Signature) -> FitPlan:
         categorical_positions=signature.categorical_positions,
         names=signature.names,
         n_threads=thread_count(),
+        n_classes=len(spec.classes) or 1,
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightshift.models.calibration import apply_calibration, fit_calibration, shift_of_log_odds
+from nightshift.models.class_scores import of_rows
 from nightshift.training.recipe.members import DAY, days_of
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.contracts.training_spec import Calibration, Level
-    from nightshift.models.arrays import Integers, Vector
+    from nightshift.models.arrays import Integers, Matrix, Vector
 
 _DIGITS = 9
 
@@ -33,18 +34,18 @@ class OutOfFold:
         label: Shape (n,).
         day: Partition of each row as a number; shape (n,).
         block: Number of each row's block; shape (n,).
-        trees: Mean raw score of the trees; shape (n,).
-        linear: Raw score of the linear member, 0 without one; shape (n,).
+        trees: Mean raw score of the trees; shape (n,), of classes (n, classes).
+        linear: Raw score of the linear member, 0 without one; of the same shape.
     """
 
     label: Vector
     day: Integers
     block: Integers
-    trees: Vector
-    linear: Vector
+    trees: Matrix
+    linear: Matrix
 
-    def blended(self, share: float) -> Vector:
-        """Return the raw scores with a share for the linear member; shape (n,)."""
+    def blended(self, share: float) -> Matrix:
+        """Return the raw scores with a share for the linear member."""
         return (1 - share) * self.trees + share * self.linear
 
     def and_then(self, later: OutOfFold) -> OutOfFold:
@@ -133,6 +134,9 @@ def choose_share(
     is_binary: bool,
 ) -> float:
     """Return the linear member's share with the lowest loss; the smaller of equals."""
+    # Classes have no linear member, so there is nothing to choose.
+    if len(shares) == 1:
+        return shares[0]
     losses = {}
     for share in sorted(shares):
         losses[share] = _loss_of(
@@ -174,14 +178,14 @@ def _loss_of(
 
 def choose_calibration(
     scores: OutOfFold,
-    raw: Vector,
+    raw: Matrix,
     methods: Sequence[Calibration],
 ) -> dict[str, Any]:
     """Return the calibration with the lowest log loss on blocks that it was not fitted on.
 
     Args:
         scores: Labels and blocks.
-        raw: Their raw scores; shape (n,).
+        raw: Their raw scores; shape (n,), of classes (n, classes).
         methods: The candidates; the first of equals.
     """
     blocks = np.unique(scores.block)
@@ -190,7 +194,7 @@ def choose_calibration(
     if len(methods) > 1 and blocks.size > 1:
         losses = []
         for rank, method in enumerate(methods):
-            predicted = np.empty(raw.size)
+            predicted = np.empty(raw.shape)
             for block in blocks:
                 is_block = scores.block == block
                 fitted = fit_calibration(
@@ -258,8 +262,15 @@ def level_offset(
     return _rounded(shrunk)
 
 
-def log_loss(label: Vector, probability: Vector) -> float:
-    """Return the mean log loss of probabilities strictly between 0 and 1."""
+def log_loss(label: Vector, probability: Matrix) -> float:
+    """Return the mean log loss of probabilities strictly between 0 and 1.
+
+    Args:
+        label: Shape (n,).
+        probability: Shape (n,), of classes (n, classes).
+    """
+    if probability.ndim > 1:
+        return float(-np.log(of_rows(probability, label)).mean())
     losses = np.where(
         label > 0,
         -np.log(probability),

@@ -11,7 +11,6 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nightshift.contracts.metrics import Task
 from nightshift.models.signature import numbers
 from nightshift.training.recipe.members import NO_PATHS, FitPaths, FitRows, watched_trees
 from nightshift.training.recipe.out_of_fold import common_rounds, rolling_blocks
@@ -121,7 +120,7 @@ def _blocks(spec: ModelSpec, rows: pa.Table) -> list[tuple[pa.Table, pa.Table]]:
     usable = []
     for fit_rows, block in rolled:
         label = numbers(fit_rows, spec.label.column)
-        if spec.task != Task.BINARY or label.min() < label.max():
+        if not spec.task.has_probability or label.min() < label.max():
             usable.append((fit_rows, block))
     return usable
 

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from nightshift.errors import NightshiftError
 from nightshift.models.arrays import Integers, Mask, Matrix, Vector
 from nightshift.models.calibration import EDGE
-from nightshift.training.evaluation import calibration_bins
+from nightshift.models.class_scores import of_rows
+from nightshift.training.evaluation import calibration_bins, class_means
 
 if TYPE_CHECKING:
     from nightshift.models.predictions import Predictions
@@ -58,6 +59,10 @@ class Days:
         """Return the days of some rows; a day without a row stays a day."""
         return Days(self.codes[mask], self.n)
 
+    def repeated(self, n: int) -> Days:
+        """Return the days of rows that each occur so many times, one after the other."""
+        return Days(np.repeat(self.codes, n), self.n)
+
     def sums(self, *columns: Vector) -> Matrix:
         """Return the sum of each column by day; shape (days, columns)."""
         by_day = [np.bincount(self.codes, weights=column, minlength=self.n) for column in columns]
@@ -76,7 +81,7 @@ def statistic(metric: str, label: Vector, predictions: Predictions, days: Days) 
     """Reduce rows to a metric that can be drawn by day.
 
     Args:
-        metric: Name in ``contracts.metrics``, of a binary or a regression task.
+        metric: Name in ``contracts.metrics``, with a better side.
         label: Shape (n,).
         predictions: For the same rows.
         days: Of the same rows.
@@ -92,18 +97,21 @@ def statistic(metric: str, label: Vector, predictions: Predictions, days: Days) 
     if metric == "average_precision":
         return _average_precision(label, score, days)
     if metric == "calibration_error":
-        predicted = score if probability is None else probability
-        return calibration_error(label, predicted, days)
+        return calibration_error(*predictions.answered(label), days)
+    if predictions.classes is not None and metric in ("macro_f1", "recall"):
+        return _macro(metric, label, predictions, days)
     if metric == "r2" and probability is None:
         return _r2(label, score, days)
-    if probability is None:
+    if predictions.classes is not None:
+        ratios = _class_ratios(label, predictions, predictions.classes)
+    elif probability is None:
         ratios = _regression_ratios(label, score)
     else:
         ratios = _binary_ratios(label, probability, predictions.threshold)
     if metric not in ratios:
         raise NoStatisticError(
             f"{metric} cannot be computed by day.",
-            expected="a metric of a binary or regression task with a better side",
+            expected="a metric of the task with a better side",
         )
     value = ratio(days.sums(*ratios[metric]))
     if metric == "rmse":
@@ -215,6 +223,36 @@ def _binary_ratios(
         "log_loss": (-np.log(likelihood), ones),
         "brier": ((probability - label) ** 2, ones),
     }
+
+
+def _class_ratios(
+    label: Vector, predictions: Predictions, classes: Matrix
+) -> dict[str, tuple[Vector, Vector]]:
+    """Return, by metric, the two columns whose sums are divided."""
+    ones = np.ones(label.size)
+    is_right, _ = predictions.answered(label)
+    of_label = of_rows(classes, label)
+    # The sum over the classes of the squared differences to 1 of one of them and 0 of the others.
+    squares = (classes**2).sum(axis=1) - 2 * of_label + 1
+    return {
+        "log_loss": (-np.log(np.maximum(of_label, EDGE)), ones),
+        "brier": (squares, ones),
+        "accuracy": (is_right, ones),
+    }
+
+
+def _macro(metric: str, label: Vector, predictions: Predictions, days: Days) -> Statistic:
+    """Return the mean over the classes of F1, or of the recall, by day."""
+    assert predictions.classes is not None  # noqa: S101 - the caller has asked
+    numbers = range(predictions.classes.shape[1])
+    predicted = predictions.predicted_class
+    truth = [(label == number) * 1.0 for number in numbers]
+    called = [(predicted == number) * 1.0 for number in numbers]
+    hits = days.sums(*(one * other for one, other in zip(truth, called, strict=True)))
+    n_true, n_called = days.sums(*truth), days.sums(*called)
+    if metric == "recall":
+        return lambda weights: class_means(weights @ hits, weights @ n_true)
+    return lambda weights: class_means(2 * (weights @ hits), weights @ (n_true + n_called))
 
 
 def _regression_ratios(label: Vector, predicted: Vector) -> dict[str, tuple[Vector, Vector]]:

@@ -68,7 +68,8 @@ class FitPlan:
         categorical_positions: Columns of the matrix that hold level codes.
         names: Names of the matrix' columns.
         n_threads: Threads; the trees do not depend on it.
-        segment_rounds: Trees between two checkpoints.
+        segment_rounds: Rounds between two checkpoints.
+        n_classes: Trees of a round: 1, or one of each class.
     """
 
     objective: str
@@ -80,6 +81,7 @@ class FitPlan:
     names: list[str]
     n_threads: int = 1
     segment_rounds: int = SEGMENT_ROUNDS
+    n_classes: int = 1
 
 
 @dataclass(frozen=True)
@@ -194,8 +196,10 @@ def params_of(plan: FitPlan, segment: int) -> dict[str, Any]:
     """Return LightGBM's parameters of a segment."""
     # The random streams that are drawn while growing trees start anew in every segment.
     stream = plan.seed + segment
+    of_classes = {"num_class": plan.n_classes} if plan.n_classes > 1 else {}
     return {
         **plan.params,
+        **of_classes,
         "objective": plan.objective,
         # The same trees on any number of threads, and on any machine of the same kind.
         "deterministic": True,
@@ -317,7 +321,7 @@ def _can_continue(plan: FitPlan) -> bool:
     # LightGBM draws bags by the round's number, which begins anew in a booster from a text. So a
     # segment must hold a whole number of bagging periods.
     bagging_rounds = int(plan.params.get("bagging_freq", 0)) or 1
-    is_proved = plan.params.keys() <= _CONTINUABLE_PARAMS
+    is_proved = plan.params.keys() <= _CONTINUABLE_PARAMS and plan.n_classes == 1
     return is_proved and plan.segment_rounds % bagging_rounds == 0
 
 

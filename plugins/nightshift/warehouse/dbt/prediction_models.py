@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.model_spec import read_specs
 from nightshift.warehouse.relations.prediction_columns import (
-    TABLE_COLUMNS,
     describe_columns,
     describe_table,
+    table_columns_of,
 )
 from nightshift.warehouse.relations.view_contracts import PredictionView, prediction_views
 from nightshift.warehouse.relations.view_macros import RELATIONS, VIEW_MACROS, spec_words
@@ -242,7 +242,7 @@ def _is_model(dbt_project_dir: Path, name: str) -> bool:
 
 def _sources(spec: ModelSpec, dbt_project_dir: Path) -> list[dict[str, Any]]:
     columns = []
-    for name, column in describe_columns(spec, TABLE_COLUMNS).items():
+    for name, column in describe_columns(spec, table_columns_of(spec)).items():
         columns.append({"name": name, "description": _text(column.description)})
     table = {
         "name": spec.name,

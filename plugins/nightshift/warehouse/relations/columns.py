@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from psycopg import sql
+
     from nightshift.warehouse.connection import Connection
 
 
@@ -30,6 +32,16 @@ def table_columns(conn: Connection, schema: str, relation: str) -> dict[str, Tab
     """Return the columns of a relation by name, in their order; none if it does not exist."""
     rows = conn.execute(_COLUMNS, [schema, relation])
     return {name: TableColumn(*values) for name, *values in rows}
+
+
+def text_literal(text: str) -> sql.SQL:
+    """Return a text as SQL, also for queries with parameters: a percent sign begins one there."""
+    from psycopg import sql
+
+    escaped = text.replace("\\", "\\\\").replace("'", "''")
+    # Unicode escapes, which a backslash begins, are the only form without the sign itself.
+    without_percent = escaped.replace("%", "\\0025")
+    return sql.SQL(f"U&'{without_percent}'")
 
 
 # The type without its modifier is what content hashes contain: it must stay as it is.

@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import operating_timezone
+from nightshift.contracts.tasks.classes import CLASS_COLUMN, CORRECT_COLUMN, RAW_COLUMN
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
+
+
+RAW_UNIT = "raw score"
+"""Unit of effects on a class: a logarithm, of what the class's share is in proportion to."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,24 @@ _BASE_VALUE = ViewColumn(
     "What the model version answers before it knows the row; effects add up from here.",
     "{unit}",
 )
+_PREDICTED_CLASS = ViewColumn("text", "The likeliest {label}, the first of equals.")
+_PROBABILITY_OF_PREDICTED = ViewColumn(
+    "double precision", "Calibrated probability of the predicted class, 0 to 1.", "probability"
+)
+_PROBABILITY_OF_CLASS = (
+    "Calibrated probability that {label} is {class}; those of all classes add up to 1."
+)
+_RAW_SCORE = ViewColumn(
+    "double precision",
+    "Raw score of the predicted class: base + effects + other effects. Null without a model.",
+    RAW_UNIT,
+)
+_BASE_OF_CLASS = ViewColumn(
+    "double precision",
+    "What the model version answers for the predicted class before it knows the row; effects add up"
+    " from here.",
+    RAW_UNIT,
+)
 _PREDICTED_DAY = ViewColumn(
     "date", "Operating day on which the predicted thing is due, in {timezone}."
 )
@@ -183,6 +206,12 @@ def front_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
             **_ends("probability", _BAND),
             "is_positive": PREDICTION_COLUMNS["is_positive"],
         }
+    if spec.classes:
+        answer = {
+            CLASS_COLUMN: _PREDICTED_CLASS,
+            "probability": _PROBABILITY_OF_PREDICTED,
+            **_class_probabilities(spec),
+        }
     return {
         "{key}": PREDICTION_COLUMNS["{key}"],
         "predicted_day": _PREDICTED_DAY,
@@ -190,6 +219,25 @@ def front_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
         **answer,
         "decile": PREDICTION_COLUMNS["decile"],
     }
+
+
+def _class_probabilities(spec: ModelSpec) -> dict[str, ViewColumn]:
+    """Return the column of each class's probability."""
+    columns = {}
+    for name, column in spec.class_columns.items():
+        # A class may be written with braces, which templates keep for words of the spec.
+        quoted = repr(name).replace("{", "{{").replace("}", "}}")
+        description = _PROBABILITY_OF_CLASS.replace("{class}", quoted)
+        columns[column] = ViewColumn("double precision", description, "probability")
+    return columns
+
+
+def table_columns_of(spec: ModelSpec) -> dict[str, ViewColumn]:
+    """Return the templates of a model's table, in order."""
+    if not spec.classes:
+        return TABLE_COLUMNS
+    columns = {CLASS_COLUMN: _PREDICTED_CLASS, RAW_COLUMN: _RAW_SCORE}
+    return TABLE_COLUMNS | columns | _class_probabilities(spec)
 
 
 def _ends(name: str, column: ViewColumn) -> dict[str, ViewColumn]:
@@ -210,6 +258,8 @@ def reason_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
     columns["other_effects"] = _OTHER_EFFECTS
     if spec.task is Task.BINARY:
         return columns | {"base_probability": _BASE_PROBABILITY}
+    if spec.classes:
+        return columns | {"base_value": _BASE_OF_CLASS}
     return columns | {"base_value": _BASE_VALUE}
 
 
@@ -221,7 +271,7 @@ def outcome_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
         )
     }
     outcome_type = "double precision"
-    if spec.task is Task.BINARY:
+    if spec.task.has_probability:
         outcome_type = "integer"
         loss = {
             "log_loss": ViewColumn(
@@ -231,6 +281,10 @@ def outcome_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
                 "nats",
             )
         }
+    if spec.classes:
+        outcome_type = "text"
+        right = ViewColumn("boolean", "Whether the predicted class came true.")
+        loss = {CORRECT_COLUMN: right, **loss}
     outcome = OUTCOME_COLUMNS_V1["outcome"]
     return {
         "outcome": ViewColumn(outcome_type, outcome.description, "{unit}"),
@@ -257,7 +311,9 @@ def back_columns(spec: ModelSpec, *, is_history: bool = False) -> dict[str, View
     for name in ("event_timestamp", "partition_date"):
         columns[name] = PREDICTION_COLUMNS[name]
     columns["reasons"] = _deprecated("reasons", "reason_1 and the view of reasons")
-    if spec.task is Task.BINARY:
+    if spec.classes:
+        columns[RAW_COLUMN] = _RAW_SCORE
+    if spec.task.has_probability:
         columns["score"] = PREDICTION_COLUMNS["score"]
     else:
         columns["score"] = _deprecated("score", "value")
@@ -286,12 +342,14 @@ def describe_columns(spec: ModelSpec, templates: Mapping[str, ViewColumn]) -> di
     score = f"the predicted {spec.label.column}"
     if is_binary:
         score = "the probability before calibration"
+    if spec.classes:
+        score = "the probability of the predicted class before calibration"
     words = {
         "key": spec.entity.key,
         "entity": spec.entity.name,
         "label": spec.label.column,
         "score": score,
-        "unit": "" if is_binary else spec.analytics.unit,
+        "unit": "" if spec.task.has_probability else spec.analytics.unit,
         "effect_unit": effect_unit(spec),
         "level": interval_level(spec),
         "timezone": operating_timezone(),
@@ -315,4 +373,6 @@ def interval_level(spec: ModelSpec) -> str:
 
 def effect_unit(spec: ModelSpec) -> str:
     """Return the unit of what a reason adds to a prediction."""
+    if spec.classes:
+        return RAW_UNIT
     return "points" if spec.task is Task.BINARY else spec.analytics.unit

@@ -95,7 +95,8 @@ def _possible_views(conn: Connection, spec: ModelSpec) -> list[PredictionView]:
     views = prediction_views(spec)
     # A wrong label in the spec must not keep predictions from being made.
     if spec.label.column not in table_columns(conn, "marts", spec.label.relation):
-        del views["outcomes"], views["outcomes_v1"]
+        for suffix in ("outcomes", "outcomes_v1"):
+            views.pop(suffix, None)
     return list(views.values())
 
 

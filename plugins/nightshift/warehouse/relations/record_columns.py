@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.metrics import Task
+from nightshift.contracts.tasks.classes import CLASS_COLUMN
 from nightshift.warehouse.relations.prediction_columns import (
     HISTORY_COLUMNS_V1,
     PREDICTION_COLUMNS,
@@ -24,8 +24,10 @@ def _explained_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
     front = front_columns(spec)
     # A binary model's prediction has a name of its own.
     prediction = {"prediction": front["value"]} if "value" in front else {}
-    if spec.task is Task.BINARY:
-        prediction = {"probability": front["probability"]}
+    if spec.classes:
+        prediction = {CLASS_COLUMN: front[CLASS_COLUMN]}
+    if spec.task.has_probability:
+        prediction |= {"probability": front["probability"]}
     # The base stands last among the columns of reasons.
     base = list(reason_columns(spec).items())[-1]
     return {
@@ -103,7 +105,7 @@ def reasons_view_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
 def changes_view_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
     """Return the columns of one row per entity and compared pair of loads, in order."""
     front = front_columns(spec)
-    name = "probability" if spec.task is Task.BINARY else "value"
+    name = "probability" if spec.task.has_probability else "value"
     answer = front[name]
     before = ViewColumn(_DOUBLE, "The earlier prediction.", answer.unit)
     deciles = PREDICTION_COLUMNS["decile"]

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import operating_timezone
 from nightshift.warehouse.relations.prediction_columns import (
     HISTORY_COLUMNS_V1,
@@ -50,6 +49,8 @@ the major version, and the view of before stays; a new column raises the minor o
 REMOVED_AFTER = {"current_v1": dt.date(2027, 6, 1)}
 REMOVED_AFTER |= dict.fromkeys(("history_v1", "outcomes_v1"), REMOVED_AFTER["current_v1"])
 """Deprecated views, and until when they stay."""
+_NOT_OF_CLASSES = ("changes", *REMOVED_AFTER)
+"""Contributions to two classes cannot be compared, and no older view of classes was ever read."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ def prediction_views(
             "model": spec.name,
             "entity": spec.entity.name,
             "key": spec.entity.key,
-            "answer": "probability" if spec.task is Task.BINARY else "value",
-            "loss": "log_loss" if spec.task is Task.BINARY else "absolute_error",
+            "answer": "probability" if spec.task.has_probability else "value",
+            "loss": "log_loss" if spec.task.has_probability else "absolute_error",
             "by": next(iter(spec.analytics.attributes), "decile"),
         }
         view = PredictionView(
@@ -169,7 +170,7 @@ def _columns(
     # The order of these dictionaries is the order in the views.
     reasons = reason_columns(spec)
     history = reasons | back_columns(spec, is_history=True)
-    return {
+    views: dict[str, dict[str, ViewColumn]] = {
         "current": front | reasons | back_columns(spec),
         "history": front | history,
         "outcomes": front | outcome_columns(spec) | reasons | back_columns(spec),
@@ -182,6 +183,9 @@ def _columns(
         "history_v1": PREDICTION_COLUMNS | HISTORY_COLUMNS_V1,
         "outcomes_v1": PREDICTION_COLUMNS | OUTCOME_COLUMNS_V1,
     }
+    for suffix in _NOT_OF_CLASSES if spec.classes else ():
+        del views[suffix]
+    return views
 
 
 # Content, grain and an example query; in braces: words of the spec.

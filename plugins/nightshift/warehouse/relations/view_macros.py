@@ -58,7 +58,10 @@ RELATIONS = {
 
 def spec_words(spec: ModelSpec) -> dict[str, Any]:
     """Return what macros read of a spec, besides relations."""
+    # Views of other tasks, whose SQL is in the dbt project of their owners, know no such word.
+    classes = {"classes": [list(part) for part in spec.class_columns.items()]}
     return {
+        **(classes if spec.classes else {}),
         "name": spec.name,
         "key": spec.entity.key,
         "timezone": operating_timezone(),

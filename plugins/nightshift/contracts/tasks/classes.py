@@ -1,0 +1,198 @@
+"""What a spec of task ``multiclass`` declares, and which keys mean nothing for it.
+
+Source: docs/adr/0057-multiclass.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nightshift.contracts.model_spec import ModelSpec
+
+MULTICLASS = "multiclass"
+# Two classes are task binary, which has a threshold, a level and a band besides.
+MINIMUM_CLASSES = 3
+MAXIMUM_CLASSES = 100
+MAXIMUM_CLASS_LENGTH = 50
+CLASS_COLUMN = "predicted_class"
+RAW_COLUMN = "raw_score"
+CORRECT_COLUMN = "is_correct"
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "training": {
+        "calibration": "auto",
+        "recipe": {
+            "linear": {"shares": [0.0]},
+            "level": {
+                "days": 0,
+                "mature_nights": 0,
+            },
+        },
+    },
+    "scoring": {
+        "carry_over": {"maximum_age_days": 0},
+        "interval": None,
+    },
+}
+"""By part of the spec: what is off for classes unless it is declared, which is refused in words."""
+
+
+def class_columns(classes: Iterable[str]) -> dict[str, str]:
+    """Return the column of each class's probability, by class, in their order."""
+    columns = {}
+    for number, label in enumerate(classes, 1):
+        plain = re.sub(
+            r"[^a-z0-9]+",
+            "_",
+            label.lower(),
+        ).strip("_")
+        # A class of signs, or in another script, is told by its number.
+        if not plain:
+            plain = f"class_{number}"
+        columns[label] = f"probability_{plain}"
+    return columns
+
+
+def read_classes(values: object) -> object:
+    """Return declared classes as strings: YAML reads a class 1 as a number.
+
+    Raises:
+        ValueError: YAML has read a class in a form that may not be the label's.
+    """
+    if not isinstance(values, list | tuple):
+        return values
+    # 1.0 would be the text 1.0, and yes the text True.
+    for value in values:
+        if isinstance(value, bool | float):
+            raise ValueError(  # noqa: TRY004 - what pydantic reports with the line
+                "classes are texts or whole numbers; write others in quotes"
+            )
+    texts = []
+    for value in values:
+        text = str(value) if isinstance(value, int) else value
+        texts.append(text)
+    return tuple(texts)
+
+
+def check_classes(classes: tuple[str, ...]) -> None:
+    """Refuse classes that are too few, too many, or not told apart.
+
+    Raises:
+        ValueError: What is wrong.
+    """
+    if not MINIMUM_CLASSES <= len(classes) <= MAXIMUM_CLASSES:
+        raise ValueError(
+            f"{MINIMUM_CLASSES} to {MAXIMUM_CLASSES} classes, not {len(classes)};"
+            " two classes are task binary"
+        )
+    for label in classes:
+        is_text = label.isprintable() and bool(label.strip())
+        if not is_text or len(label) > MAXIMUM_CLASS_LENGTH:
+            raise ValueError(
+                f"a class has 1 to {MAXIMUM_CLASS_LENGTH} printable characters, not {label!r}"
+            )
+    columns = class_columns(classes)
+    n_columns = len(set(columns.values()))
+    if n_columns < len(classes):
+        raise ValueError(
+            "classes differ in letters or digits: each gets a column, here"
+            f" {', '.join(columns.values())}"
+        )
+
+
+def with_class_defaults(document: object) -> object:
+    """Return a spec in which everything is off that classes do not have, unless it is declared.
+
+    Args:
+        document: A spec as it was read; of another task, or no mapping, it stays as it is.
+    """
+    if not isinstance(document, Mapping) or document.get("task") != MULTICLASS:
+        return document
+    completed = dict(document)
+    for part, defaults in _DEFAULTS.items():
+        declared = completed.get(part)
+        if isinstance(declared, Mapping):
+            completed[part] = _merged(defaults, declared)
+    return completed
+
+
+def _merged(defaults: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the declared keys, and the defaults of those that are not declared.
+
+    Args:
+        defaults: Keys of a part, with parts of their own.
+        declared: What the spec says.
+    """
+    merged = deepcopy(dict(defaults))
+    for name, value in declared.items():
+        default = merged.get(name)
+        # Parts are completed key by key; anything else is what was declared.
+        if isinstance(default, Mapping) and isinstance(value, Mapping):
+            merged[name] = _merged(
+                default,
+                value,
+            )
+        else:
+            merged[name] = value
+    return merged
+
+
+def class_problems(spec: ModelSpec) -> list[str]:
+    """Return which keys of a spec of classes mean nothing for them, in words."""
+    return [
+        *_training_problems(spec),
+        *_scoring_problems(spec),
+    ]
+
+
+def _training_problems(spec: ModelSpec) -> Iterator[str]:
+    """Yield what the recipe must leave out: a model of classes is its trees alone."""
+    training = spec.training
+    recipe = training.recipe
+    # The linear member, and so a cold start, gives one score a row.
+    if recipe.linear.shares != (0.0,):
+        yield "training.recipe.linear.shares: [0.0] (a class has no line)"
+    if training.cold_start_days is not None:
+        yield "no training.cold_start_days (a cold start is a line)"
+    if recipe.level.days or recipe.level.mature_nights:
+        yield "training.recipe.level.days: 0 and mature_nights: 0 (classes have no common level)"
+    # What raises one class lowers the others.
+    if recipe.directions:
+        yield "no training.recipe.increasing or decreasing (a class falls where another rises)"
+    if recipe.costs is not None or spec.positive_threshold is not None:
+        yield "no training.recipe.costs and positive_threshold (the likeliest class is predicted)"
+    if training.objective is not None:
+        yield "no training.objective (it is multiclass)"
+    if training.engine != "local":
+        yield "training.engine: local (Dask grows one score a row)"
+    if training.calibration in ("platt", "isotonic"):
+        yield "training.calibration: auto, temperature, vector or none"
+
+
+def _scoring_problems(spec: ModelSpec) -> Iterator[str]:
+    """Yield what predictions of classes do not have, and names that they take."""
+    scoring = spec.scoring
+    if scoring.interval is not None:
+        yield "scoring.interval: null (a class has no interval)"
+    # Between two classes there is nothing in the middle.
+    if scoring.carry_over.maximum_age_days > 0:
+        yield "scoring.carry_over.maximum_age_days: 0 (an old class does not age)"
+    if spec.promotion.fairness:
+        yield "no promotion.fairness (it compares the rates of one positive class)"
+    if spec.promotion.canary.share > 0:
+        yield "promotion.canary.share: 0 (no canary for classes yet)"
+    if len(scoring.fallback.shares) != len(spec.classes):
+        yield "scoring.fallback.shares, one of each class in the order of classes"
+    columns = {
+        CLASS_COLUMN,
+        RAW_COLUMN,
+        CORRECT_COLUMN,
+        *spec.class_columns.values(),
+    }
+    # A view cannot show two columns of one name.
+    taken = sorted(columns & {spec.entity.key, *spec.analytics.attributes})
+    if taken:
+        yield f"another name for {', '.join(taken)}, which predictions have themselves"
