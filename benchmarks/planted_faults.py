@@ -123,3 +123,90 @@ def _frozen(column: str, key: str | None, *, since_last: bool) -> PlantedFault:
 
     since = "last night" if since_last else "the first night"
     return PlantedFault(f"frozen since {since}: {column}", (column,), plant, not since_last)
+
+
+@dataclass(frozen=True)
+class SlowFault:
+    """One kind of slow change, which is a little worse each night.
+
+    Attributes:
+        name: What is planted, and where.
+        column: The column that must be named.
+        plant: Returns the changed column of a night, given its rows and the number of the night,
+            1 for the first one.
+    """
+
+    name: str
+    column: str
+    plant: Callable[[Rows, int, np.random.Generator], np.ndarray]
+
+
+def slow_faults() -> list[SlowFault]:
+    """Return all kinds of slow change."""
+    kinds = [_drifting("distance_miles", 0.003)]
+    for column in (
+        "distance_miles",
+        "departure_minute_of_day",
+        "pressure_mb_last",
+        "temperature_f_last",
+        "wind_speed_mph_last",
+    ):
+        kinds += [_drifting(column, 0.01)]
+    for column in ("distance_miles", "temperature_f_last", "carrier_delay_rate_7d"):
+        kinds += [_rising_nulls(column, share) for share in (0.0002, 0.001)]
+    kinds += [_moving_level("UA", "DL"), _moving_level("EV", "MQ"), _moving_level("VX", "AA")]
+    for column, step in (
+        ("distance_miles", 5.0),
+        ("departure_minute_of_day", 1.0),
+        ("temperature_f_last", 0.5),
+        ("carrier_delay_rate_28d", 0.002),
+    ):
+        kinds.append(_coarser(column, step))
+    for column, a_night in (
+        ("carrier_delay_rate_28d", 0.003),
+        ("origin_delay_rate_28d", 0.003),
+        ("pressure_mb_last", 0.3),
+        ("aircraft_legs_before_count", 0.02),
+    ):
+        kinds.append(_rising(column, a_night))
+    return kinds
+
+
+def _drifting(column: str, share: float) -> SlowFault:
+    def plant(rows: Rows, number: int, _: np.random.Generator) -> np.ndarray:
+        return rows[column] * (1 + share * number)
+
+    return SlowFault(f"unit drifts by {share:.1%} a night: {column}", column, plant)
+
+
+def _rising_nulls(column: str, share: float) -> SlowFault:
+    def plant(rows: Rows, number: int, random: np.random.Generator) -> np.ndarray:
+        values = rows[column].astype(np.float64)
+        values[random.random(values.size) < share * number] = np.nan
+        return values
+
+    return SlowFault(f"nulls rise by {share:.2%} a night: {column}", column, plant)
+
+
+def _moving_level(level: str, other: str) -> SlowFault:
+    def plant(rows: Rows, number: int, random: np.random.Generator) -> np.ndarray:
+        values = rows["carrier"].copy()
+        is_moved = (values == level) & (random.random(values.size) < 0.01 * number)
+        values[is_moved] = other
+        return values
+
+    return SlowFault(f"1 % more a night of {level} is called {other}", "carrier", plant)
+
+
+def _coarser(column: str, step: float) -> SlowFault:
+    def plant(rows: Rows, number: int, _: np.random.Generator) -> np.ndarray:
+        return np.round(rows[column].astype(np.float64) / (step * number)) * (step * number)
+
+    return SlowFault(f"rounded to {step:g} more each night: {column}", column, plant)
+
+
+def _rising(column: str, a_night: float) -> SlowFault:
+    def plant(rows: Rows, number: int, _: np.random.Generator) -> np.ndarray:
+        return rows[column] + a_night * number
+
+    return SlowFault(f"rises by {a_night:g} a night: {column}", column, plant)

@@ -14,6 +14,7 @@ from nightshift.monitoring.columns.faults import PublishedFault
 from nightshift.monitoring.columns.night_series import SCORE, Profile
 from nightshift.monitoring.columns.partition_columns import PartitionColumns
 from nightshift.monitoring.columns.reference import ColumnReference
+from nightshift.monitoring.columns.slow_change import MAX_SLOW_DAYS
 from nightshift.monitoring.outcomes import read_features
 from nightshift.quality.column_summary import summarize
 from nightshift.quality.sketches.number_sketch import NumberSketch
@@ -55,6 +56,11 @@ class ReplayedColumns(PartitionColumns):
     def fault_history(self) -> FaultHistory:
         """Return the faults that this policy's monitor found before this partition."""
         return FaultHistory.of(self.partition, self.found_faults)
+
+    @cached_property
+    def slow_history(self) -> FaultHistory:
+        """Return the faults that this policy's monitor found on the nights that are added up."""
+        return FaultHistory.of(self.partition, self.found_faults, MAX_SLOW_DAYS)
 
     def faults_since(self, first: Partition) -> list[str]:
         """Return the broken columns from a partition on to the one before this, for people."""

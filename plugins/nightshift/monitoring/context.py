@@ -177,6 +177,8 @@ class MonitoringContext:
             "red": str(self.data_quality_problems),
             "recent": str(sorted(self.columns.recent_loads.items())),
             "broken": str(sorted(self.columns.fault_history.since.items())),
+            "slow": str(sorted(self.columns.slow_loads.items())),
+            "slow_broken": str(sorted(self.columns.slow_history.since.items())),
             "estimated": self.columns.estimation_history.digest,
             "spec": self.spec.digest,
             "champion": self.champion.version.digest if self.champion else "none",

@@ -58,7 +58,7 @@ class Measurement:
         watched: The watched metric over all matured rows.
         expected: The same metric of that version on its hold-out.
         loss: By how much the champion's advantage over the rule fell short; None if unknown.
-        notes: What could not be measured, for people.
+        notes: Slow changes, and what could not be measured, for people.
     """
 
     columns: ColumnResult
@@ -183,6 +183,7 @@ def measure(context: MonitoringContext) -> Measurement:
         expected,
     )
     notes = [note for note in (columns.note, performance_note, loss_note) if note]
+    notes = columns.slow_changes + notes
     return Measurement(
         columns=columns,
         performance=performance,
@@ -291,13 +292,7 @@ def decide_retrain(
         severe_loss=_loss_status(loss, severe_loss),
         broken_input=condition_status(bool(measurement.columns.faults)),
     )
-    problems = [
-        *context.data_quality_problems,
-        *map(
-            str,
-            measurement.columns.faults,
-        ),
-    ]
+    problems = context.data_quality_problems + [str(fault) for fault in columns.faults]
     return apply_trigger_rule(
         context.spec,
         today,

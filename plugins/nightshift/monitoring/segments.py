@@ -50,6 +50,9 @@ def loss_segment(performance: Sequence[Performance], metric: str, expected: floa
 def shift_segment(drifts: Sequence[Drift]) -> str | None:
     """Return the column that is furthest from usual, for people; None if none has drifted."""
     drifted = [drift for drift in drifts if drift.is_drifted]
+    slow = [drift for drift in drifts if drift.is_slow]
+    if slow and not drifted:
+        return max(slow, key=lambda drift: drift.slow_evidence or 0.0).slow_change
     if not drifted:
         return None
     furthest = max(drifted, key=lambda drift: drift.distance)

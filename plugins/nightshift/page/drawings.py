@@ -113,6 +113,7 @@ class Drawings:
                     day,
                     units,
                     row["is_drifted"],
+                    row["is_slow"],
                 )
             )
         features = [row["feature"] for row in document["features"]]

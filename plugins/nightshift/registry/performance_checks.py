@@ -98,8 +98,9 @@ def superiority(context: PromotionContext) -> Criterion:
             f"; of them {evidence.champion_nights} of this champion, gain "
             f"{evidence.champion_gain:+.4f}: at least {MINIMUM_NIGHTS} with a gain are needed"
         )
+    reason += _missed(context)
     return proved_if(
-        result.e_value >= needed and evidence.has_own_nights,
+        result.e_value >= needed and evidence.has_own_nights and evidence.is_complete,
         name,
         result.e_value,
         needed,
@@ -111,6 +112,18 @@ def superiority(context: PromotionContext) -> Criterion:
         gain_low=result.low,
         champion_nights=evidence.champion_nights,
         champion_gain=evidence.champion_gain,
+        n_unscored=evidence.n_unscored,
+    )
+
+
+def _missed(context: PromotionContext) -> str:
+    """Return what a stream has missed, if it is too much to compare the rest."""
+    evidence = context.evidence
+    if evidence.is_complete:
+        return ""
+    return (
+        f"; the stream has not scored {evidence.n_unscored} published night(s), and the others are"
+        f" no fair choice: score them (nightshift shadow {context.spec.name} <first> <last>)"
     )
 
 
@@ -118,7 +131,7 @@ def refresh(context: PromotionContext) -> Criterion:
     """Check whether an old champion may be replaced by a sound challenger, without a proof.
 
     The challenger must keep the margins of non-inferiority and must not be worse by point estimate,
-    in the declared metric and in the proper loss.
+    in the declared metric and in the proper loss; nor may the nights of the stream be against it.
     """
     name = "refresh"
     if context.champion_model is None or context.champion is None:
@@ -130,6 +143,17 @@ def refresh(context: PromotionContext) -> Criterion:
     limit = f"{stale_after} days, and not worse"
     if age < stale_after:
         reason = f"The champion is {age} day(s) old; refreshed from {stale_after} on."
+        return proved_if(False, name, age, limit, reason)
+    evidence = context.evidence
+    against = _missed(context)
+    if evidence.champion_nights >= MINIMUM_NIGHTS and evidence.champion_gain < 0:
+        # A hold-out is of the challenger's own making: nights that came later outweigh it.
+        against += (
+            f"; over {evidence.champion_nights} matured nights the stream gains "
+            f"{evidence.champion_gain:+.4f} a night, and must not lose"
+        )
+    if against:
+        reason = f"The champion is {age} day(s) old{against}."
         return proved_if(False, name, age, limit, reason)
     worse = []
     for metric, gain, margin in _gains_on_champion(context.broadest):

@@ -97,3 +97,26 @@ def test_the_gate_repeats_the_decision_instead_of_answering_without_the_champion
             {"non_inferiority": non_inferiority},
         )
     assert caught.value.is_retryable
+
+
+def test_children_that_really_run_out_of_time_leave_the_decision_to_a_later_try(
+    models, monkeypatch, record_figure
+):
+    """No child is faked: each has so little time that on a busy machine few of them end in it."""
+    files, spec = models["binary"].files, spec_of("binary")
+    dice = Random(7)  # noqa: S311 - reproducible deadlines, no secret
+    monkeypatch.setattr(sandboxed_load, "N_TRIES", 1)
+    outcomes: Counter[str] = Counter()
+    n = 40
+    for _ in range(n):
+        monkeypatch.setattr(sandboxed_load, "_proved", set())
+        # Starting Python takes some 0.03 s of a free processor, LightGBM's library more.
+        monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", dice.choice([0.01, 0.05, 0.5, 4.0]))
+        try:
+            outcomes[judged(files, monkeypatch, spec).champion_status] += 1
+        except LoadTimeoutError:
+            outcomes["repeated"] += 1
+    record_figure("decisions with too little time", n)
+    record_figure("of them repeated", outcomes["repeated"])
+    assert set(outcomes) <= {"repeated", "compared"}
+    assert outcomes["repeated"] > 0

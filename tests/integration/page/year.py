@@ -277,6 +277,12 @@ _STATEMENTS = (
     ) d
     """,
     """
+    update monitoring.drift set slow_evidence = 0.05 * (partition_date - %(last)s::date + 25),
+        slow_statistic = 'mean', slow_shift = 1.4, is_slow = partition_date > %(last)s::date - 6,
+        slow_since = case when partition_date > %(last)s::date - 6 then %(last)s::date - 24 end
+    where feature in ('feature_02', 'feature_07') and partition_date > %(last)s::date - 25
+    """,
+    """
     insert into monitoring.estimates (partition_date, load_id, model, model_version, span, metric,
         estimate, low, high, n_calibration)
     select days.day, l.load_id, s.model, 1, 'night', 'log_loss',

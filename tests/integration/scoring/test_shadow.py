@@ -12,7 +12,7 @@ from tests.integration.scoring.conftest import DAY, Registry, make_spec, publish
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.registry.streams.nightly_decision import decide_on_evidence
-from nightshift.registry.streams.nights import record_nights
+from nightshift.registry.streams.nights import read_evidence, record_nights
 from nightshift.scoring.pipeline import score
 from nightshift.scoring.shadow import shadow_scores, shadow_tables
 from nightshift.scoring.shadow.challengers import ShadowError
@@ -225,3 +225,25 @@ def test_night_of_a_fallback_or_of_other_features_is_no_night_of_the_stream(worl
     world.conn.execute("update shadow.parcel_late set features_as_of = '2013-01-01'")
     assert record_nights(world.settings, world.spec, KNOWN_ON, RUN) == []
     assert world.rows("select from monitoring.stream_nights") == []
+
+
+def test_a_stream_that_misses_nights_is_not_complete_and_is_again_once_they_are_scored(
+    world: World,
+) -> None:
+    """A challenger that fails on some rows would be compared on all other nights only."""
+    nights = [NIGHT, NIGHT.shift(1), NIGHT.shift(2)]
+    for night in nights[1:]:
+        score(world.settings, world.spec, PartitionRange(night, night), RUN)
+    world.shadow()
+    world.deliver_labels()
+    record_nights(world.settings, world.spec, KNOWN_ON, RUN)
+
+    def evidence():
+        decides = NIGHT.shift(4)
+        return read_evidence(world.conn, world.spec, "trained", decides, world.champion.version)
+
+    assert (evidence().n_unscored, evidence().is_complete) == (2, False)
+    world.shadow(nights[1])
+    assert (evidence().n_unscored, evidence().is_complete) == (1, True)
+    world.shadow(nights[2])
+    assert evidence().n_unscored == 0

@@ -34,7 +34,7 @@ def texts(chart):
 def test_every_chart_escapes_names():
     start = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
     span = Span(HOSTILE, start, start + dt.timedelta(minutes=1), "accent", HOSTILE)
-    cell = HeatCell(HOSTILE, DAY, 1.5, is_drifted=True)
+    cell = HeatCell(HOSTILE, DAY, 1.5, is_drifted=True, is_slow=True)
     charts = [
         gantt(HOSTILE, [span], None),
         timeline(
@@ -80,6 +80,21 @@ def test_a_large_map_has_shapes_instead_of_links():
     assert str(small).count("<a ") == 2000
     assert "<a " not in str(large)
     assert len(str(large)) < 150_000
+
+
+def test_a_slow_change_is_a_bar_in_maps_of_both_sizes():
+    columns = days(0, 1)
+    cells = [
+        HeatCell("f", DAY, 0.1, is_drifted=False, is_slow=True),
+        HeatCell("f", columns[1], 0.1, is_drifted=False),
+    ]
+    small = heat_map("x", ["f"], columns, cells, lambda _: "/x")
+    assert sum(element.get("class") == "slow" for element in parse(small)) == 1
+    assert "f, 2024-01-01: 0.10 units, slow change" in texts(small)
+    many = days(*range(3001))
+    large = heat_map("x", ["f"], many, [HeatCell("f", day, 0.1, False, True) for day in many], str)
+    [bars] = [element for element in parse(large) if element.get("class") == "slow"]
+    assert bars.get("d").count("M") == 3001
 
 
 def test_a_deadline_is_drawn_when_it_is_near():

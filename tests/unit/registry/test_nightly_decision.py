@@ -11,7 +11,7 @@ import pytest
 from tests.integration.registry.conftest import make_spec
 
 from nightshift.contracts.partitions import Partition
-from nightshift.registry.streams.nightly_decision import _is_due
+from nightshift.registry.streams import nightly_decision
 from nightshift.registry.streams.nights import StreamEvidence
 from nightshift.training.statistics.sequential_test import sequential_result
 
@@ -26,7 +26,7 @@ def is_due(age: int, n_nights: int, gain: float, noise: float = 0.01) -> bool:
     result = sequential_result(gains, SPEC.promotion.superiority_probability)
     evidence = StreamEvidence(NIGHT, "trained", NIGHT.shift(-90).day, result, n_nights, gain)
     champion: Any = SimpleNamespace(partition_date=NIGHT.shift(-age).day)
-    return _is_due(SPEC, NIGHT, champion, evidence)
+    return nightly_decision.is_due(SPEC, NIGHT, champion, evidence)
 
 
 def test_a_proof_is_due_at_any_age() -> None:

@@ -12,7 +12,13 @@ import pytest
 from tests.integration.registry.conftest import make_spec
 
 from nightshift.contracts.partitions import Partition
-from nightshift.registry.performance_checks import calibration, churn, slices
+from nightshift.registry.performance_checks import (
+    calibration,
+    churn,
+    refresh,
+    slices,
+    superiority,
+)
 from nightshift.registry.promotion_context import PromotionContext
 from nightshift.registry.streams.nights import StreamEvidence
 from nightshift.training.statistics.sequential_test import SequentialResult
@@ -105,3 +111,36 @@ def test_better_challenger_is_refused_for_what_is_broken_in_it(
     if not refused_by:
         assert result == set()
     assert refused_by <= result
+
+
+def with_stream(gain: float, n_nights: int = 20, n_unscored: int = 0, e_value: float = 30.0) -> Any:
+    """Return a promotion whose champion is 60 days old, with the nights of a stream."""
+    decides = Partition(dt.date(2020, 4, 1))
+    result = SequentialResult(n_nights, gain, 0.0, e_value)
+    evidence = StreamEvidence(
+        decides, "trained", dt.date(2020, 3, 1), result, n_nights, gain, None, n_unscored
+    )
+    unused: Any = None
+    champion: Any = SimpleNamespace(partition_date=decides.shift(-60).day)
+    context = PromotionContext(unused, unused, make_spec(), unused, {}, unused, champion, evidence)
+    vars(context).update(_tried_champion=(SimpleNamespace(), "", "compared"))
+    return context
+
+
+def test_a_stream_that_loses_refreshes_no_champion_whatever_the_holdout_says() -> None:
+    criterion = refresh(with_stream(-0.001))
+    assert criterion.verdict.value == "unproven"
+    assert "over 20 matured nights the stream gains -0.0010 a night" in criterion.reason
+    # Fewer nights than the test itself needs say nothing yet: the hold-out is asked.
+    with pytest.raises(AttributeError):
+        refresh(with_stream(-0.001, n_nights=13))
+
+
+@pytest.mark.parametrize(("n_unscored", "is_proved"), [(0, True), (1, True), (2, False)])
+def test_a_stream_that_has_missed_nights_proves_nothing(n_unscored: int, is_proved: bool) -> None:
+    context = with_stream(0.01, n_unscored=n_unscored)
+    criterion = superiority(context)
+    assert (criterion.verdict.value == "passed") == is_proved
+    assert ("nightshift shadow parcel_late" in criterion.reason) != is_proved
+    if not is_proved:
+        assert refresh(context).verdict.value == "unproven"

@@ -63,6 +63,7 @@ RULES: tuple[Rule, ...] = (
     Rule("refused challengers", "model", models.refused_challengers, EVERY_THREE_MINUTES),
     Rule("returned canary", "model", models.returned_canaries, EVERY_THREE_MINUTES),
     Rule("blocked evidence", "drift", models.blocked_evidence, EVERY_THREE_MINUTES),
+    Rule("slow changes", "drift", models.slow_changes, EVERY_THREE_MINUTES),
     Rule("mirror behind", "model", models.mirror_behind, EVERY_THREE_MINUTES),
     Rule("broken evidence", "model", registry.broken_evidence, EVERY_TWO_MINUTES),
     Rule("dead channel", "services", channels.dead_channels),

@@ -1,4 +1,4 @@
-"""Rules about models: requests that nobody trains, old champions, blocked evidence, the mirror."""
+"""Rules about models: requests, old champions, blocked evidence, slow changes, the mirror."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ REQUEST_PATIENCE = dt.timedelta(days=1)
 MIRROR_PATIENCE = dt.timedelta(days=1)
 # Refused in a row while the champion loses: the data has changed, and retraining does not help.
 MAX_REFUSALS = 3
+MAX_NAMED = 5
 # Nights after a return: by then a person has seen it, and the next canary may be open.
 RETURN_IS_NEWS_DAYS = 7
 
@@ -195,6 +196,44 @@ def blocked_evidence(context: EvaluationContext) -> Iterator[Fact]:
             partitions=(day,),
             owner=context.owner_of(model),
             models=(model,),
+        )
+
+
+def slow_changes(context: EvaluationContext) -> Iterator[Fact]:
+    """Yield the models of which columns have moved away slowly since the champion's training."""
+    # Only the newest verdict speaks: a champion that was trained on the change ends the incident.
+    rows = context.conn.execute(
+        """
+        select d.model, d.partition_date,
+            array_agg(d.feature order by d.slow_evidence desc), min(d.slow_since)
+        from monitoring.drift_published d
+        join (
+            select model, max(partition_date) as partition_date
+            from monitoring.verdicts_published group by model
+        ) newest using (model, partition_date)
+        where d.is_slow group by d.model, d.partition_date
+        """
+    )
+    for model, day, features, since in rows:
+        if model not in context.specs:
+            continue
+        named = ", ".join(features[:MAX_NAMED])
+        others = f" and {len(features) - MAX_NAMED} more" if len(features) > MAX_NAMED else ""
+        yield Fact(
+            code="NS-MONITOR-011",
+            severity="info",
+            health="caution",
+            subject_type="model",
+            subject=model,
+            what=f"{len(features)} column(s) of {model} change slowly, the first since {since}:"
+            f" {named}{others}.",
+            consequence="The champion serves on; a loss would request a retraining.",
+            command=f"nightshift report {model} --night {day}",
+            partitions=(day,),
+            owner=context.owner_of(model),
+            models=(model,),
+            # A further night is the same change; a further column is not.
+            size=len(features),
         )
 
 

@@ -7,7 +7,7 @@ same, and one limit decides. Source: docs/adr/0045-the-night-is-the-unit.md.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +20,7 @@ from nightshift.stage_times import stage
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from nightshift.monitoring.columns.slow_change import SlowChange
     from nightshift.quality.column_summary import ColumnSummary
 
     Doubles = npt.NDArray[np.float64]
@@ -43,6 +44,11 @@ class Drift:
         mean: Mean of the numbers; with that of the training partitions.
         n_rows: Rows of the partition.
         is_drifted: Whether the distance exceeds the limit.
+        slow_evidence: What the nights since the training add up to, in units of what is no chance;
+            None if that is unknown.
+        slow_statistic: Of that; with the mean deviation ``slow_shift`` in usual variations.
+        slow_since: First night of a slow change; None without one.
+        is_slow: Whether there is a slow change.
     """
 
     feature: str
@@ -59,6 +65,40 @@ class Drift:
     reference_mean: float | None
     n_rows: int
     is_drifted: bool
+    slow_evidence: float | None = None
+    slow_statistic: str | None = None
+    slow_shift: float | None = None
+    slow_since: dt.date | None = None
+    is_slow: bool = False
+
+    @property
+    def has_changed(self) -> bool:
+        """Return whether the column is far from usual tonight, or has moved away slowly."""
+        return self.is_drifted or self.is_slow
+
+    def with_slow_change(self, change: SlowChange | None) -> Drift:
+        """Return the same with what the nights since the training add up to."""
+        if change is None:
+            return self
+        return replace(
+            self,
+            slow_evidence=change.evidence,
+            slow_statistic=change.statistic,
+            slow_shift=change.shift,
+            slow_since=change.since if change.is_told else None,
+            is_slow=change.is_told,
+        )
+
+    @property
+    def slow_change(self) -> str:
+        """Return the slow change, for people."""
+        shift = self.slow_shift or 0.0
+        side = "above" if shift > 0 else "below"
+        return (
+            f"{self.feature}: {self.slow_statistic}"
+            f" {abs(shift):.1f} usual variations {side} the usual, a night,"
+            f" since {self.slow_since}"
+        )
 
 
 @dataclass(frozen=True)
@@ -101,8 +141,12 @@ class ColumnDistances:
             profile: Its columns.
             kind: Of all columns; None tells numbers from strings.
         """
+        row = self.table.row(
+            profile,
+            None,
+        )
         values = np.array(
-            self.table.row(profile, None),
+            row,
             np.float64,
         )
         # No partition before is needed: repeated values tell faults only.

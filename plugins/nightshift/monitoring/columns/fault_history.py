@@ -38,14 +38,16 @@ class FaultHistory:
     since: Mapping[dt.date, Mapping[str, dt.date]]
 
     @classmethod
-    def read(cls, conn: Connection, spec: ModelSpec, partition: Partition) -> FaultHistory:
-        """Read what was published of the days before a partition."""
+    def read(
+        cls, conn: Connection, spec: ModelSpec, partition: Partition, n_days: int = RESET_DAYS
+    ) -> FaultHistory:
+        """Read what was published of so many days before a partition."""
         rows = conn.execute(
             """
             select night, "column", since from monitoring.input_faults
             where model = %s and night < %s and night >= %s::date - %s order by 1, 2
             """,
-            [spec.name, partition.day, partition.day, RESET_DAYS],
+            [spec.name, partition.day, partition.day, n_days],
         )
         # By day and column: a column may be broken on some days of the week only.
         since: dict[dt.date, dict[str, dt.date]] = {}
@@ -55,10 +57,13 @@ class FaultHistory:
 
     @classmethod
     def of(
-        cls, partition: Partition, faults: Mapping[dt.date, Sequence[PublishedFault]]
+        cls,
+        partition: Partition,
+        faults: Mapping[dt.date, Sequence[PublishedFault]],
+        n_days: int = RESET_DAYS,
     ) -> FaultHistory:
         """Return the history of faults by day; only those that ``read`` would read count."""
-        oldest = partition.day - dt.timedelta(days=RESET_DAYS)
+        oldest = partition.day - dt.timedelta(days=n_days)
         since = {}
         for day, of_day in faults.items():
             if oldest <= day < partition.day and of_day:
@@ -72,6 +77,18 @@ class FaultHistory:
         # A column that has been broken for a week tells again what is usual now.
         broken = {}
         for day, columns in self.since.items():
+            broken[day] = frozenset(name for name, first in columns.items() if first > oldest)
+        return broken
+
+    def broken_nights(self, tonight: Sequence[PublishedFault]) -> dict[dt.date, frozenset[str]]:
+        """Return by day the columns that were broken then, and for less than a week; tonight too.
+
+        What has stayed for a week is the world, also where it is looked at later.
+        """
+        by_day = {**self.since, self.partition.day: {of.feature: of.since for of in tonight}}
+        broken = {}
+        for day, columns in by_day.items():
+            oldest = day - dt.timedelta(days=RESET_DAYS)
             broken[day] = frozenset(name for name, first in columns.items() if first > oldest)
         return broken
 

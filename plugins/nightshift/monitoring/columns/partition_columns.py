@@ -49,8 +49,13 @@ class ColumnResult(NamedTuple):
 
     @property
     def n_drifted(self) -> int:
-        """Return the number of features that drifted."""
-        return sum(drift.is_drifted for drift in self.features)
+        """Return the number of features that drifted, tonight or slowly."""
+        return sum(drift.has_changed for drift in self.features)
+
+    @property
+    def slow_changes(self) -> list[str]:
+        """Return the slow changes, for people."""
+        return [f"slow change: {drift.slow_change}" for drift in self.features if drift.is_slow]
 
 
 @dataclass(kw_only=True)
@@ -103,6 +108,25 @@ class PartitionColumns:
             self.partition,
         )
 
+    @cached_property
+    def slow_loads(self) -> dict[dt.date, int]:
+        """Return the published feature loads since the champion's training, by day."""
+        if self.champion is None:
+            return {}
+        return self.reader.loads_since(self.champion.window, self.partition)
+
+    @cached_property
+    def slow_history(self) -> fault_history.FaultHistory:
+        """Return the input faults of the nights that are added up."""
+        first = min(self.slow_loads, default=self.partition.day)
+        n_days = (self.partition.day - first).days
+        return fault_history.FaultHistory.read(
+            self.conn,
+            self.spec,
+            self.partition,
+            n_days,
+        )
+
     def faults_since(self, first: Partition) -> list[str]:
         """Return the broken columns from a partition on to the one before this, for people."""
         days = PartitionRange(
@@ -153,13 +177,17 @@ class PartitionColumns:
             )
 
         reference = self.reference(self.champion)
-        drifts = reference.features.measure(
-            self.partition.day,
-            published.profile,
-        )
         faults = self._find_faults(
             reference,
             published,
+        )
+        drifts = self._with_slow_changes(
+            reference,
+            reference.features.measure(
+                self.partition.day,
+                published.profile,
+            ),
+            faults,
         )
 
         scores = self.score_profile()
@@ -183,6 +211,27 @@ class PartitionColumns:
             faults,
             self.estimate(),
         )
+
+    def _with_slow_changes(
+        self,
+        reference: ColumnReference,
+        drifts: list[Drift],
+        faults: list[PublishedFault],
+    ) -> list[Drift]:
+        """Return drifts with what the nights since the training add up to."""
+        slow, loads = reference.slow, self.slow_loads
+        # A champion that serves many partitions of a range reads each night once.
+        unread = slow.unread(loads)
+        if unread:
+            slow.learn(
+                unread,
+                self.reader.summaries(unread),
+            )
+        changes = slow.find(
+            loads,
+            self.slow_history.broken_nights(faults),
+        )
+        return [drift.with_slow_change(changes.get(drift.feature)) for drift in drifts]
 
     def _find_faults(
         self, reference: ColumnReference, published: PublishedColumns

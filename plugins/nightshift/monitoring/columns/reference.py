@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from nightshift.monitoring.columns.change_sums import SlowChanges
 from nightshift.monitoring.columns.column_drift import ColumnDistances
 from nightshift.monitoring.columns.input_faults import InputChecks
 from nightshift.monitoring.columns.night_series import Profile, SeriesTable
@@ -53,6 +55,11 @@ class ColumnReference:
             score,
             learn_orders(table, orders),
         )
+
+    @cached_property
+    def slow(self) -> SlowChanges:
+        """Return the slow changes since the training, of which a champion's nights are kept."""
+        return SlowChanges(self.features.table, self.features.usual)
 
     def checks(
         self,

@@ -16,6 +16,7 @@ import numpy as np
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.monitoring.columns.night_series import SCORE, Profile
+from nightshift.monitoring.columns.slow_change import MAX_SLOW_DAYS
 from nightshift.monitoring.scans import profile_missing
 from nightshift.quality.profiles import LoadTable, keep_profile
 from nightshift.quality.sketches.number_sketch import NumberSketch
@@ -100,6 +101,15 @@ class ReferenceReader:
             self.spec.features_dataset,
             days,
         )
+
+    def loads_since(self, window: PartitionRange, partition: Partition) -> dict[dt.date, int]:
+        """Return the published feature loads since a training window, a partition's included."""
+        first = max(window.last.shift(1).day, partition.shift(-MAX_SLOW_DAYS).day)
+        # A night of the training itself has nothing since.
+        if first > partition.day:
+            return {}
+        days = PartitionRange(Partition(first), partition)
+        return published_loads(self.conn, self.spec.features_dataset, days)
 
     def summaries(self, loads: Mapping[dt.date, int]) -> dict[dt.date, Profile]:
         """Return the features' summaries of some loads by day, rising.

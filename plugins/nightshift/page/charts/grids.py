@@ -38,12 +38,14 @@ class HeatCell(NamedTuple):
         day: The partition.
         units: Distance in units of the feature's usual variation; None if that is unknown.
         is_drifted: Whether the monitor calls it drifted.
+        is_slow: Whether small deviations have added up to a slow change.
     """
 
     feature: str
     day: dt.date
     units: float | None
     is_drifted: bool
+    is_slow: bool = False
 
 
 def calendar(title: str, statuses: Mapping[dt.date, str], href: Callable[[dt.date], str]) -> Markup:
@@ -256,8 +258,16 @@ def _painted(
         if cell.is_drifted:
             dot = f"M{x + pitch / 2 - 1:.1f} {y + 6}h2v2h-2z"
             shapes.setdefault("drifted", []).append(dot)
+        if cell.is_slow:
+            shapes.setdefault("slow", []).append(_bar(x, y, pitch - 0.4))
     for css, paths in sorted(shapes.items()):
         yield f'<path class="{css}" d="{"".join(paths)}"/>'
+
+
+def _bar(x: float, y: float, width: float) -> str:
+    """Return the path of the bar below a cell."""
+    # Nights of one change join to a line.
+    return f"M{x:.1f} {y + ROW - 4:g}h{width:.1f}v2h-{width:.1f}z"
 
 
 def _heat_cell(cell: HeatCell, x: float, y: float, width: float, href: str) -> str:
@@ -266,6 +276,8 @@ def _heat_cell(cell: HeatCell, x: float, y: float, width: float, href: str) -> s
     words = f"{cell.feature}, {cell.day}: {distance} units"
     if cell.is_drifted:
         words += ", drifted"
+    if cell.is_slow:
+        words += ", slow change"
     content = rect(
         x,
         y,
@@ -277,6 +289,8 @@ def _heat_cell(cell: HeatCell, x: float, y: float, width: float, href: str) -> s
     if cell.is_drifted:
         centre = f'cx="{x + width / 2:g}" cy="{y + 7.5:g}"'
         content += f'<circle {centre} r="{min(width / 3, 2.5):.2g}" class="drifted"/>'
+    if cell.is_slow:
+        content += f'<path class="slow" d="{_bar(x, y, width)}"/>'
     return link(
         href,
         content,

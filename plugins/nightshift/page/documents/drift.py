@@ -27,7 +27,7 @@ SCORE = "score"
 MISSING, OTHER_LEVELS = "(missing)", "(all other levels)"
 
 _DRIFT = """
-select partition_date, feature, kind, distance as units, is_drifted
+select partition_date, feature, kind, distance as units, is_drifted, is_slow
 from monitoring.drift_published
 where model = %(model)s and partition_date between %(first)s and %(last)s
 order by feature, partition_date
@@ -40,12 +40,18 @@ from monitoring.verdicts_published
 where model = %(model)s and partition_date between %(first)s and %(last)s
 order by partition_date desc
 """
+_SLOW = """
+select partition_date, feature, slow_statistic, slow_since, slow_shift, slow_evidence
+from monitoring.drift_published
+where model = %(model)s and partition_date = %(newest)s and is_slow
+order by slow_evidence desc
+"""
 _CELL = """
 select * from monitoring.drift_published
 where model = %(model)s and partition_date = %(day)s and feature = %(feature)s
 """
 _HISTORY = """
-select partition_date, distance, is_drifted from monitoring.drift_published
+select partition_date, distance, is_drifted, slow_evidence from monitoring.drift_published
 where model = %(model)s and feature = %(feature)s
     and partition_date between %(day)s::date - 180 and %(day)s::date + 30
 order by partition_date
@@ -100,7 +106,8 @@ def drift_document(
     newest = newest_partition(snapshot, chosen)
     last = last or newest
     n_days = min(max(n_days, 1), MAX_DAYS)
-    document |= {"n_days": n_days, "last": last, "newest": newest, "verdicts": [], "faults": []}
+    document |= {"n_days": n_days, "last": last, "newest": newest}
+    document |= {"verdicts": [], "faults": [], "slow": []}
     if last is None:
         return document
     first = last - dt.timedelta(days=n_days - 1)
@@ -108,6 +115,9 @@ def drift_document(
     document["cells"] = snapshot.rows(_DRIFT, values)
     document["verdicts"] = snapshot.rows(_VERDICTS, values)
     document["faults"] = snapshot.rows(_FAULTS, values)
+    # Those of the newest measured night: an older one knows less of the same change.
+    newest_cell = max((cell["partition_date"] for cell in document["cells"]), default=last)
+    document["slow"] = snapshot.rows(_SLOW, values | {"newest": newest_cell})
     document["days"] = [first + dt.timedelta(days=index) for index in range(n_days)]
     document["features"] = _features(document["cells"])
     return document
@@ -131,11 +141,16 @@ def _features(cells: list[Row]) -> list[Row]:
                 "newest_units": newest["units"],
                 "largest_units": max(units, default=None),
                 "n_drifted": sum(row["is_drifted"] for row in rows),
+                "n_slow": sum(row["is_slow"] for row in rows),
             }
         )
     # The score is the sum of all features: it stands above them.
-    features.sort(key=lambda row: (row["type"] != SCORE, -row["n_drifted"], -_size(row)))
+    features.sort(key=lambda row: (row["type"] != SCORE, -_n_changed(row), -_size(row)))
     return features
+
+
+def _n_changed(feature: Row) -> int:
+    return int(feature["n_drifted"] + feature["n_slow"])
 
 
 def _size(feature: Row) -> float:

@@ -65,7 +65,7 @@ def decide_on_evidence(
             if decision is None or decision.is_final:
                 continue
             evidence = read_evidence(conn, spec, stream, partition, champion.version)
-            if _is_due(spec, partition, champion, evidence):
+            if is_due(spec, partition, champion, evidence):
                 due.append(version)
     refused: Decision | None = None
     for version in due:
@@ -77,12 +77,15 @@ def decide_on_evidence(
     return refused
 
 
-def _is_due(
+def is_due(
     spec: ModelSpec, partition: Partition, champion: ModelVersion, evidence: StreamEvidence
 ) -> bool:
     """Return whether the gate could come to another verdict than on an earlier night."""
     promotion = spec.promotion
     needed = 1 / (1 - promotion.superiority_probability)
+    # Of a stream that has missed nights nothing is proved, whatever the others say.
+    if not evidence.is_complete:
+        return False
     if evidence.result.e_value >= needed and evidence.has_own_nights:
         return True
     if promotion.stale_after_days is None:

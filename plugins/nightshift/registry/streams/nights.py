@@ -48,6 +48,10 @@ LOOK_BACK_DAYS = 14
 """Matured nights that a run looks back for scores whose losses are not recorded yet."""
 
 
+MAXIMUM_UNSCORED, RECENT_NIGHTS = 1, 28
+"""A stream may miss so many of its newest nights: a machine may be away for one."""
+
+
 @dataclass(frozen=True)
 class StreamNight:
     """The paired loss of one matured night; columns of ``monitoring.stream_nights``."""
@@ -125,6 +129,8 @@ class StreamEvidence:
         champion_nights: Nights of the champion that serves now.
         champion_gain: Mean gain on them; 0 without any.
         pairs: Their labelled rows; None where they are not read, or too few.
+        n_unscored: Of the newest ``RECENT_NIGHTS`` since its first one, those that were published
+            and that it has not scored.
     """
 
     partition: Partition
@@ -134,6 +140,16 @@ class StreamEvidence:
     champion_nights: int = 0
     champion_gain: float = 0.0
     pairs: pa.Table | None = None
+    n_unscored: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether the stream has scored its nights, so that none was chosen.
+
+        A model that fails on some rows has no night on which these are; on all others it may be
+        better.
+        """
+        return self.n_unscored <= MAXIMUM_UNSCORED
 
     @property
     def has_own_nights(self) -> bool:
@@ -159,7 +175,7 @@ def read_evidence(
         nothing = sequential_result(np.zeros(0), confidence)
         return StreamEvidence(partition, stream, None, nothing)
     last = mature_window(spec, partition).last.day
-    _, champions, gains = stream_gains(conn, spec.name, stream, since, last)
+    days, champions, gains = stream_gains(conn, spec.name, stream, since, last)
     # A refresh leaves the test running, and the new champion must lose on its own nights too.
     own = gains[np.array(champions, dtype=np.int64) == champion] if champions else gains
     return StreamEvidence(
@@ -169,7 +185,33 @@ def read_evidence(
         result=sequential_result(gains, confidence),
         champion_nights=int(own.size),
         champion_gain=float(own.mean()) if own.size else 0.0,
+        n_unscored=_n_unscored(conn, spec, stream, days[0], last) if days else 0,
     )
+
+
+def _n_unscored(
+    conn: Connection, spec: ModelSpec, stream: str, first: dt.date, last: dt.date
+) -> int:
+    """Return how many published nights with rows a stream has not scored."""
+    from psycopg import sql
+
+    if not has_shadow_scores(conn, spec):
+        return 0
+    first = max(first, last - dt.timedelta(days=RECENT_NIGHTS - 1))
+    query = sql.SQL(
+        """
+        select count(*) from ops.published p
+        join ops.loads l using (dataset, partition_date, load_id)
+        where p.dataset = %s and p.partition_date between %s and %s and l.n_rows > 0
+            and not exists (
+                select from shadow.{} t
+                join ops.published s using (partition_date, load_id)
+                where s.dataset = %s and t.partition_date = p.partition_date and t.stream = %s)
+        """
+    ).format(sql.Identifier(spec.name))
+    names = [spec.predictions_dataset, first, last, spec.shadow_dataset, stream]
+    row = conn.execute(query, names).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _unrecorded(
