@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -105,6 +106,33 @@ def test_the_other_views_are_published_when_one_fails(
     }
     with pytest.raises(NightshiftError, match=r"failed|refused"):
         result.require_all()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_other_views_are_published_when_a_trigger_takes_rows_of_one(
+    project: Project, settings: Settings, run: RunContext, monkeypatch, when: str
+) -> None:
+    body = "begin return null; end"
+    if when == "after":
+        body = "begin delete from features.feat_shops where shop_id = '1'; return null; end"
+    project.conn.execute(
+        f"create function public.meddle() returns trigger language plpgsql as $$ {body} $$;"
+        f" create trigger meddles {when} insert on features.feat_shops for each row"
+        " execute function public.meddle()".encode()
+    )
+    stored = project.run
+    # What the server reports of an insert, before a trigger has deleted anything.
+    monkeypatch.setattr(
+        stage,
+        "run_models",
+        lambda *given: [replace(one, n_rows=3) for one in stored(*given)],
+    )
+
+    result = build(settings, NIGHT, run)
+
+    assert published(project.conn) == {"features/baskets", "features/tills"}
+    code = {"before": "NS-WAREHOUSE-015", "after": "NS-WRITE-003"}[when]
+    assert {name: error.code for name, error in result.failures.items()} == {"shops": code}
 
 
 def test_each_failure_is_named_when_two_views_fail_in_their_own_ways(

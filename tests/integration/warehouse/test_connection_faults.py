@@ -224,6 +224,7 @@ def test_no_connection_left_has_its_code(settings, conn):
         ("FATAL:  the database system is shutting down", "NS-WAREHOUSE-001"),
         ("canceling statement due to statement timeout", "NS-WAREHOUSE-004"),
         ("permission denied for table flights", "NS-WAREHOUSE-005"),
+        ("query would be affected by row-level security policy for table x", "NS-WAREHOUSE-015"),
         ("cannot execute INSERT in a read-only transaction", "NS-WAREHOUSE-006"),
         ("FATAL:  sorry, too many clients already", "NS-WAREHOUSE-007"),
         ("FATAL:  remaining connection slots are reserved for x", "NS-WAREHOUSE-007"),
@@ -233,7 +234,7 @@ def test_no_connection_left_has_its_code(settings, conn):
 def test_dbt_names_what_the_warehouse_refused(text, code):
     """Of an error dbt keeps the words only."""
     run = runner.ModelRun("feat_x", "error", 1.0, f"Database Error in model feat_x\n  {text}")
-    with pytest.raises(errors.WarehouseError) as by_model:
+    with pytest.raises(errors.NightshiftError) as by_model:
         runner._raise_for_failed_model([run])
     with pytest.raises(errors.WarehouseError) as by_dbt:
         runner._raise_for_failed_process([], DbtOutcome(2, f"Runtime Error\n  {text}", []), 1)
