@@ -123,8 +123,9 @@ def test_a_champion_without_a_decision_is_an_incident(night):
     assert (incident.code, incident.kind) == ("NS-REGISTRY-006", "lost champions")
     # A decision that only refuses the version makes it no champion.
     night.conn.execute(
-        "insert into ml.promotions (model, version, verdict, partition_date, reasons, numbers,"
-        " run_id, actor) values ('parcel_late', 1, 'refused', '2013-07-01', '{}', '{}', 'r', 'a')"
+        "insert into ml.promotions (model, version, verdict, partition_date, effective_partition,"
+        " reasons, numbers, run_id, actor)"
+        " values ('parcel_late', 1, 'refused', '2013-07-01', '2013-07-01', '{}', '{}', 'r', 'a')"
     )
     assert [each.code for each in night.look()] == ["NS-REGISTRY-006"]
 

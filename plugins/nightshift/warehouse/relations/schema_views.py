@@ -54,7 +54,7 @@ def create_missing_views(conn: Connection) -> None:
     """Make the missing views again, in the caller's transaction.
 
     Raises:
-        UndefinedTable: What one of them reads is gone too, and is no view.
+        UndefinedTable: What a view reads is gone too, and is no view.
     """
     from psycopg.errors import UndefinedTable
 
