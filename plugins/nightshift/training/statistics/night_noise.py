@@ -9,6 +9,7 @@ for longitudinal data (population-averaged probabilities of a logistic model wit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -110,7 +111,7 @@ def effect_deviation(effects: Vector, variances: Vector) -> float:
     by_chance = (variances[1:] + variances[:-1]) / 2
     variance = float((between - by_chance).mean())
     # Nights that are equal but for chance give a little less than 0 as often as a little more.
-    return max(0.0, variance) ** 0.5
+    return math.sqrt(max(0.0, variance))
 
 
 def _bias_noise(
@@ -260,8 +261,9 @@ class _NightRows:
         return drawn
 
     def _sums(self, values: Vector) -> Vector:
-        return np.bincount(
+        sums: Vector = np.bincount(
             self.bins,
             values,
             minlength=self.n_bins,
-        )
+        ).astype(np.float64)
+        return sums
