@@ -98,8 +98,10 @@ def _minimize(raw: Matrix, label: Vector, start: Vector, bounds: list[Any]) -> V
 
     def loss(parameters: Vector) -> tuple[float, Vector]:
         # One slope of all classes, or a slope of each and then a shift of each.
-        parts = np.split(parameters, 2) if parameters.size > 1 else [parameters, np.zeros(1)]
-        slope, shift = parts
+        slope: Vector = parameters
+        shift: Vector = np.zeros(1)
+        if parameters.size > 1:
+            slope, shift = np.split(parameters, 2)
         probability = softmax(raw * slope + shift)
         error = (probability - truth) / n_rows
         value = float(-np.log(np.maximum(of_rows(probability, label), 1e-300)).mean())
