@@ -454,7 +454,7 @@ KINDS: dict[str, Kind] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged(PromotionContext):
+class JudgedPromotion(PromotionContext):
     """A promotion in a world: models and rows are in memory, all else is the gate's.
 
     Attributes:
@@ -513,22 +513,22 @@ class Life:
     """The decisions about one challenger in one world."""
 
     world: World
-    kind: Kind
+    case: Kind
 
     def __post_init__(self) -> None:
-        self.model = self.kind.make(self.world)
+        self.model = self.case.make(self.world)
         end = split_window(self.world.window, SPEC.training).validation.last.day
         self.champion, self.challenger = version(1, end), version(2, end)
-        # A better one must be proved so; the others may also come in for an old champion.
-        self.spec = PROOF_ONLY if self.kind.expected == "better" else SPEC
+        # A better one must be proved so; all other ones may also come in for an old champion.
+        self.spec = PROOF_ONLY if self.case.expected == "better" else SPEC
 
     @cached_property
     def pairs(self) -> pa.Table:
         """Return the rows of all nights that both have scored, with their outcome."""
         first = ON.shift(1).day
         rows = rows_between(self.world.rows, first, self.world.rows["partition_date"][-1].as_py())
-        if self.kind.is_scored is not None:
-            rows = rows.filter(pa.array(self.kind.is_scored(self.world, rows)))
+        if self.case.is_scored is not None:
+            rows = rows.filter(pa.array(self.case.is_scored(self.world, rows)))
         for source, model in (("champion", self.world.champion), ("challenger", self.model)):
             predicted = model.predictions(rows)
             rows = rows.append_column(f"{source}_score", pa.array(predicted.score))
@@ -576,7 +576,7 @@ class Life:
         """Run the gate on a night; return the verdict and the checks that refuse."""
         evidence = self.evidence(on)
         training_set = TrainingSet("", "", 0, ON, self.world.window, ON.cutoff)
-        context = Judged(
+        context = JudgedPromotion(
             settings=None,  # type: ignore[arg-type]
             store=None,  # type: ignore[arg-type]
             spec=self.spec,
@@ -595,13 +595,13 @@ class Life:
     def end(self) -> tuple[str, int, list[str]]:
         """Return the last verdict, the night on which it was made, and the refusing checks."""
         verdict, refused = self.judge(ON)
-        night = 0
-        while verdict == "shadowed" and night < self.world.n_nights:
-            night += 1
-            on = ON.shift(night)
+        number = 0
+        while verdict == "shadowed" and number < self.world.n_nights:
+            number += 1
+            on = ON.shift(number)
             if is_due(self.spec, on, self.champion, self.evidence(on)):
                 verdict, refused = self.judge(on)
-        return verdict, night, refused
+        return verdict, number, refused
 
 
 def main() -> int:
@@ -615,22 +615,22 @@ def main() -> int:
     given = parser.parse_args()
     # What a crashing check says stands in its verdict.
     logging.disable(logging.WARNING)
-    wanted = given.kinds.split(",")
-    kinds = {name: kind for name, kind in KINDS.items() if any(part in name for part in wanted)}
+    parts = given.kinds.split(",")
+    kinds = {name: case for name, case in KINDS.items() if any(part in name for part in parts)}
     ended: dict[str, list[tuple[str, int]]] = defaultdict(list)
     refusals: dict[str, Counter[str]] = defaultdict(Counter)
     for number in range(given.first_world, given.first_world + given.worlds):
         world = World(number, given.nights)
-        for name, kind in kinds.items():
-            verdict, night, refused = Life(world, kind).end()
-            ended[name].append((verdict, night))
+        for name, case in kinds.items():
+            verdict, on, refused = Life(world, case).end()
+            ended[name].append((verdict, on))
             refusals[name].update(refused)
         print(f"world {number}", flush=True)
     result = result_of(ended, kinds, given.worlds, given.nights)
     for name, lives in ended.items():
         counted = ", ".join(f"{n} {verdict}" for verdict, n in Counter(v for v, _ in lives).items())
-        nights = [night for verdict, night in lives if verdict in SERVING_VERDICTS]
-        served = f" on night {np.median(nights):g}" if nights else ""
+        numbers_of = [number for verdict, number in lives if verdict in SERVING_VERDICTS]
+        served = f" on night {np.median(numbers_of):g}" if numbers_of else ""
         by = ", ".join(f"{check} {n}" for check, n in refusals[name].most_common(3))
         print(f"{kinds[name].expected:6} {name:46} {counted}{served}; {by}")
     return result.tell(given.json)

@@ -82,7 +82,7 @@ class Tally:
     Attributes:
         nightly: Column nights with drift or an input fault.
         slow: With a slow change.
-        either: With one of them.
+        either: With either.
         began: Columns whose slow change was told for the first time.
         n: All column nights.
         by_column: Slow ones, by column.
@@ -132,17 +132,17 @@ class Watch:
         self.changes = SlowChanges(self.table, self.distances.usual)
         self.recent = self.table
 
-    def night(
+    def partition(
         self, day: dt.date, profile: Profile, order: object = None, *, checks_input: bool = True
     ) -> tuple[set[str], dict[str, SlowChange]]:
-        """Watch one night; return the columns told by it alone, and what all nights add up to."""
+        """Watch one night; return the columns that it alone names, and the sums of all nights."""
         history = FaultHistory.of(Partition(day), self.faults, MAX_SLOW_DAYS)
         if checks_input:
             checks = InputChecks(self.recent, self.orders)
             before = self.profiles.get(day - ONE_DAY) or self.table.profiles[-1]
-            found = checks.find(day, profile, before, order)  # type: ignore[arg-type]
+            matches = checks.find(day, profile, before, order)  # type: ignore[arg-type]
             short = FaultHistory.of(Partition(day), self.faults)
-            self.faults[day] = short.publish(found, {})
+            self.faults[day] = short.publish(matches, {})
         tonight = self.faults.get(day, [])
         self.profiles[day] = profile
         # The day stands for the load that it is.
@@ -158,7 +158,7 @@ class Watch:
         return self.distances.measure(day, profile)
 
 
-def told(slow: Mapping[str, SlowChange]) -> set[str]:
+def slow_columns(slow: Mapping[str, SlowChange]) -> set[str]:
     """Return the columns whose slow change is told."""
     return {column for column, change in slow.items() if change.is_told}
 
@@ -192,13 +192,13 @@ def measure_simulated(n_columns: int, result: Result) -> None:
     """Watch columns in which nothing changes, and nothing depends on another column."""
     for name, correlation, shape in SIMULATED:
         dice = np.random.default_rng(len(name))
-        nights = simulate(dice, n_columns, correlation, shape)
-        watch = Watch(SeriesTable.of(dict(nights[:WINDOW_DAYS])), 4.0)
+        partitions = simulate(dice, n_columns, correlation, shape)
+        watch = Watch(SeriesTable.of(dict(partitions[:WINDOW_DAYS])), 4.0)
         tally, before = Tally(), set[str]()
-        for day, profile in nights[WINDOW_DAYS:]:
-            nightly, slow = watch.night(day, profile, checks_input=False)
-            tally.count(nightly, told(slow), before, n_columns)
-            before |= told(slow)
+        for day, profile in partitions[WINDOW_DAYS:]:
+            nightly, slow = watch.partition(day, profile, checks_input=False)
+            tally.count(nightly, slow_columns(slow), before, n_columns)
+            before |= slow_columns(slow)
         result.figures[f"{name}: columns ever told slowly, of {n_columns}"] = len(before)
         result.limited[f"{name}: told for nothing"] = Limited(
             round(tally.share("either"), 5), "at most", LIMIT, "a column and night"
@@ -216,9 +216,9 @@ def simulate(
         effect = dice.standard_t(3, effect.shape) / np.sqrt(3)
     if shape == "skewed":
         effect = dice.exponential(1.0, effect.shape) - 1
-    for night in range(1, len(effect)):
-        fresh = np.sqrt(1 - correlation**2) * effect[night]
-        effect[night] = correlation * effect[night - 1] + fresh
+    for partition in range(1, len(effect)):
+        fresh = np.sqrt(1 - correlation**2) * effect[partition]
+        effect[partition] = correlation * effect[partition - 1] + fresh
     effect = effect[50:]
     number = np.arange(n_nights)[:, np.newaxis]
     if shape == "weekday":
@@ -230,13 +230,13 @@ def simulate(
         effect = np.where(dice.random(effect.shape) < 0.1, np.abs(effect), 0.0)
     if shape == "constant":
         effect = np.zeros(effect.shape)
-    nights = []
-    for night in range(n_nights):
+    partitions = []
+    for partition in range(n_nights):
         spread = 0.0 if shape in ("rare", "constant") else 1.0
-        rows = effect[night] + spread * dice.standard_normal((200, n_columns))
-        day = FIRST + night * ONE_DAY
-        nights.append((day, summaries(rows)))
-    return nights
+        rows = effect[partition] + spread * dice.standard_normal((200, n_columns))
+        day = FIRST + partition * ONE_DAY
+        partitions.append((day, summaries(rows)))
+    return partitions
 
 
 def summaries(rows: Doubles) -> Profile:
@@ -283,13 +283,13 @@ def measure_year(year: Nights, champions: list[dt.date], result: Result) -> None
         watch = Watch(table, year.spec.monitoring.drift_limit, orders)
         before: set[str] = set()
         for day in watched_days(year, trained_on):
-            nightly, slow = watch.night(day, *year.scan(day))
-            tally.count(nightly, told(slow), before, len(year.spec.features.names))
-            before |= told(slow)
+            nightly, slow = watch.partition(day, *year.scan(day))
+            tally.count(nightly, slow_columns(slow), before, len(year.spec.features.names))
+            before |= slow_columns(slow)
         print(f"champion of {trained_on}: {sorted(before)}", flush=True)
     print(f"slow columns of the year: {dict(tally.by_column)}", flush=True)
     result.figures |= {
-        "2013: told by a night alone, a column and night": round(tally.share("nightly"), 5),
+        "2013: named by a night alone, a column and night": round(tally.share("nightly"), 5),
         "2013: told slowly, a column and night": round(tally.share("slow"), 5),
         "2013: slow changes that begin, a column and night": round(tally.share("began"), 5),
     }
@@ -320,25 +320,26 @@ class Found:
 
 def measure_planted(year: Nights, champions: list[dt.date], result: Result) -> None:
     """Plant every slow change into the nights of every champion."""
-    found: dict[str, list[Found]] = defaultdict(list)
+    matches: dict[str, list[Found]] = defaultdict(list)
     for trained_on in champions:
         for fault in slow_faults():
-            found[fault.name].append(plant(year, trained_on, fault))
+            matches[fault.name].append(plant(year, trained_on, fault))
         print(f"planted after {trained_on}", flush=True)
     n_found, n_planted = 0, 0
-    for name, each in sorted(found.items()):
-        nights = [one.first for one in each if one.first is not None]
-        n_found, n_planted = n_found + len(nights), n_planted + len(each)
-        result.figures[f"{name}: told of {len(each)}"] = len(nights)
+    for name, each in sorted(matches.items()):
+        partitions = [life.first for life in each if life.first is not None]
+        n_found, n_planted = n_found + len(partitions), n_planted + len(each)
+        result.figures[f"{name}: told of {len(each)}"] = len(partitions)
         print(
-            f"{name:60} told {len(nights)}/{len(each)}, night {_median(nights)}; by one night "
-            f"{_shown([one.nightly for one in each])}; by sums "
-            f"{_shown([one.slow for one in each])}; begin off by "
-            f"{_median([one.off for one in each if one.off is not None])}",
+            f"{name:60} told {len(partitions)}/{len(each)}, night {_median(partitions)};"
+            f" by one night "
+            f"{_shown([life.nightly for life in each])}; by sums "
+            f"{_shown([life.slow for life in each])}; begin off by "
+            f"{_median([life.off for life in each if life.off is not None])}",
             flush=True,
         )
-        if nights:
-            result.figures[f"{name}: night, median"] = float(np.median(nights))
+        if partitions:
+            result.figures[f"{name}: night, median"] = float(np.median(partitions))
     result.figures["planted changes"] = n_planted
     result.figures["of them told"] = n_found
 
@@ -350,21 +351,21 @@ def plant(year: Nights, trained_on: dt.date, fault: SlowFault) -> Found:
     for day in training_days(year, trained_on):
         reference[day] = {fault.column: year.scan(day)[0][fault.column]}
     watch = Watch(SeriesTable.of(reference), year.spec.monitoring.drift_limit)
-    found = Found()
+    matches = Found()
     days = watched_days(year, trained_on)
     for number, day in enumerate(days, 1 - FIRST_PLANTED):
         summary = year.scan(day)[0][fault.column]
         if number > 0:
             summary = scan_column(year, fault, fault.plant(year.rows[day], number, dice))
-        nightly, slow = watch.night(day, {fault.column: summary})
+        nightly, slow = watch.partition(day, {fault.column: summary})
         if number <= 0:
             continue
-        if nightly and found.nightly is None:
-            found.nightly = number
-        if told(slow) and found.slow is None:
+        if nightly and matches.nightly is None:
+            matches.nightly = number
+        if slow_columns(slow) and matches.slow is None:
             begun = days[FIRST_PLANTED]
-            found.slow, found.off = number, abs((slow[fault.column].since - begun).days)
-    return found
+            matches.slow, matches.off = number, abs((slow[fault.column].since - begun).days)
+    return matches
 
 
 def scan_column(year: Nights, fault: SlowFault, values: np.ndarray) -> ColumnSummary:
@@ -374,12 +375,12 @@ def scan_column(year: Nights, fault: SlowFault, values: np.ndarray) -> ColumnSum
     return summarize(scan(pa.table({fault.column: array}).to_batches())[fault.column])
 
 
-def _median(nights: list[int]) -> str:
-    return f"{np.median(nights):g}" if nights else "-"
+def _median(partitions: list[int]) -> str:
+    return f"{np.median(partitions):g}" if partitions else "-"
 
 
-def _shown(nights: list[int | None]) -> str:
-    known = [night for night in nights if night is not None]
+def _shown(partitions: list[int | None]) -> str:
+    known = [partition for partition in partitions if partition is not None]
     return f"{len(known)} on night {_median(known)}"
 
 

@@ -122,8 +122,8 @@ def _missed(context: PromotionContext) -> str:
     if evidence.is_complete:
         return ""
     return (
-        f"; the stream has not scored {evidence.n_unscored} published night(s), and the others are"
-        f" no fair choice: score them (nightshift shadow {context.spec.name} <first> <last>)"
+        f"; the stream has not scored {evidence.n_unscored} published night(s), so that"
+        f" its nights are chosen: score them, `nightshift shadow {context.spec.name} <day> <day>`"
     )
 
 

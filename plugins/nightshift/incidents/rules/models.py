@@ -218,7 +218,7 @@ def slow_changes(context: EvaluationContext) -> Iterator[Fact]:
         if model not in context.specs:
             continue
         named = ", ".join(features[:MAX_NAMED])
-        others = f" and {len(features) - MAX_NAMED} more" if len(features) > MAX_NAMED else ""
+        remaining = f" and {len(features) - MAX_NAMED} more" if len(features) > MAX_NAMED else ""
         yield Fact(
             code="NS-MONITOR-011",
             severity="info",
@@ -226,7 +226,7 @@ def slow_changes(context: EvaluationContext) -> Iterator[Fact]:
             subject_type="model",
             subject=model,
             what=f"{len(features)} column(s) of {model} change slowly, the first since {since}:"
-            f" {named}{others}.",
+            f" {named}{remaining}.",
             consequence="The champion serves on; a loss would request a retraining.",
             command=f"nightshift report {model} --night {day}",
             partitions=(day,),
