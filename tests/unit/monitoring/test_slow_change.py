@@ -163,7 +163,7 @@ def test_a_rerun_adds_up_the_same_in_whatever_order_the_loads_were_read(
 
 def test_a_champion_of_few_nights_says_nothing(reference: SeriesTable) -> None:
     short = SeriesTable.of(
-        {day_of(n): {"miles": summary_of(night(n))} for n in range(N_NIGHTS - 55, N_NIGHTS)}
+        {day_of(n): {"miles": summary_of(night(n))} for n in range(N_NIGHTS - 27, N_NIGHTS)}
     )
     changes = SlowChanges(short, ColumnDistances(short, 4.0).usual)
     loads = {day_of(N_NIGHTS): 1}
@@ -173,13 +173,13 @@ def test_a_champion_of_few_nights_says_nothing(reference: SeriesTable) -> None:
 
 def test_sums_are_pages_and_signed_by_hand() -> None:
     # Training nights of -1 and 1 in turn: center 0, scale 1, no offset.
-    series = np.tile([[-1.0], [1.0]], (28, 1))
-    weekdays = np.zeros(56, np.int64)
-    usual = UsualVariation(np.zeros(1), np.zeros((7, 1)), np.ones(1), np.full(1, 56.0))
+    series = np.tile([[-1.0], [1.0]], (14, 1))
+    weekdays = np.zeros(28, np.int64)
+    usual = UsualVariation(np.zeros(1), np.zeros((7, 1)), np.ones(1), np.full(1, 28.0))
     sums = UsualSums.of(series, weekdays, usual, np.full(1, 0.01))
-    # Single nights vary most: the mean square of 56 ones is 56, by 55 degrees of freedom.
-    assert sums.scale == pytest.approx(np.sqrt(56 / 55))
-    limit = boundary(np.full(1, 56.0), np.full(1, 5.0))[0]
+    # Single nights vary most: the mean square of 28 ones is 28, by 27 degrees of freedom.
+    assert sums.scale == pytest.approx(np.sqrt(28 / 27))
+    limit = boundary(np.full(1, 28.0), np.full(1, 5.0))[0]
     values = np.array([[-2.0], [-1.0], [2.0], [3.0], [99.0]])
     evidence, first = sums.add_up(values, np.zeros(5, np.int64))
     # The walk turns after two nights; 99 counts as 3.5.

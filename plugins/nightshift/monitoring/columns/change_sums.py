@@ -34,10 +34,8 @@ if TYPE_CHECKING:
 
 SLOW_STATISTICS = DRIFT_STATISTICS | {"zero_share", "n_distinct"}
 """A sensor that loses its resolution has fewer distinct values, night after night."""
-MIN_NIGHTS = 56
-"""Training nights below which nobody knows how slowly a series moves by itself: of 30 nights a
-column of independent normal numbers was told.
-"""
+MIN_NIGHTS = 28
+"""Training nights below which nobody knows how slowly a series moves by itself."""
 BATCHES = (1, 7, 14, 28)
 """Nights whose mean is one observation of how much sums vary."""
 MIN_BATCHES = 4
