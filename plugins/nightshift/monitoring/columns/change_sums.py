@@ -161,7 +161,7 @@ class SlowChanges:
 
     table: SeriesTable
     usual: UsualVariation
-    _rows: dict[int, Sequence[float]] = field(default_factory=dict)
+    _rows: dict[tuple[dt.date, int], Sequence[float]] = field(default_factory=dict)
 
     @cached_property
     def _positions(self) -> dict[str, list[int]]:
@@ -178,13 +178,16 @@ class SlowChanges:
         return UsualSums.of(table.values, table.weekdays, self.usual, table.floors)
 
     def unread(self, loads: Mapping[dt.date, int]) -> dict[dt.date, int]:
-        """Return the loads whose columns are not known yet: a load never changes."""
-        return {day: load for day, load in loads.items() if load not in self._rows}
+        """Return the loads whose columns are not known yet.
+
+        What a load has of a day never changes. A range of days is one load.
+        """
+        return {day: load for day, load in loads.items() if (day, load) not in self._rows}
 
     def learn(self, loads: Mapping[dt.date, int], profiles: Mapping[dt.date, Profile]) -> None:
         """Keep the columns of some loads, by day."""
         for day, profile in profiles.items():
-            self._rows[loads[day]] = self.table.row(profile, None)
+            self._rows[day, loads[day]] = self.table.row(profile, None)
 
     def find(
         self, loads: Mapping[dt.date, int], broken: Mapping[dt.date, frozenset[str]]
@@ -196,10 +199,10 @@ class SlowChanges:
                 ``learn`` does not know are left out.
             broken: Columns that an input fault has broken on a night: it tells nothing of them.
         """
-        days = [day for day, load in loads.items() if load in self._rows]
+        days = [day for day, load in loads.items() if (day, load) in self._rows]
         if not days or not self.table.n_reference:
             return {}
-        values = np.array([self._rows[loads[day]] for day in days], np.float64)
+        values = np.array([self._rows[day, loads[day]] for day in days], np.float64)
         for row, day in enumerate(days):
             for column in broken.get(day, frozenset()) & self._positions.keys():
                 values[row, self._positions[column]] = np.nan
