@@ -92,7 +92,7 @@ def main() -> int:
         console.print(f"{month} is measured")
     console.print(table_of(months, measured))
     for n_known in range(3, len(months)):
-        console.print(judged(measured, n_known, given.tolerance, given.keep))
+        console.print(compared(measured, n_known, given.tolerance, given.keep))
     return 0
 
 
@@ -146,7 +146,7 @@ def table_of(months: Sequence[np.datetime64], measured: dict[Setting, list[Month
     return table
 
 
-def judged(
+def compared(
     measured: dict[Setting, list[MonthError]], n_known: int, tolerance: float, keep: float
 ) -> str:
     """Return what a choice on the first months is worth on the later ones."""

@@ -104,6 +104,11 @@ def print_summary(
 def _night_rows(
     conn: Connection, spec: ModelSpec, timings: Sequence[PartitionTiming]
 ) -> list[tuple[str, ...]]:
+    """Return a model's table, one row a night.
+
+    Raises:
+        psycopg.Error: The warehouse cannot be read.
+    """
     parameters = {
         "days": [timing.partition_key for timing in timings],
         "predictions": spec.predictions_dataset,

@@ -90,10 +90,7 @@ def compose(
     unknown = set(groups) - set(GROUPS)
     if unknown:
         names = ", ".join(sorted(unknown))
-        raise ServiceError(
-            f"Unknown service: {names}.",
-            expected=", ".join(GROUPS),
-        )
+        raise ServiceError(f"Unknown service: {names}.", expected=", ".join(GROUPS))
     home = prepare_home(home)
     elsewhere = _elsewhere(home, os.environ if environment is None else environment)
     left_out = _left_out(elsewhere)

@@ -91,18 +91,12 @@ METRICS: dict[str, Metric] = {
         "Slope of the outcome on the probability's log-odds; below 1: over-confident. Of classes:"
         " of each class coming true on its probability, all together.",
     ),
-    "precision": Metric(
-        _BINARY, "higher", 1.0, "ratio",
-        "Share of rows called positive that are.",
-    ),
+    "precision": Metric(_BINARY, "higher", 1.0, "ratio", "Share of rows called positive that are."),
     "recall": Metric(
         _PROBABILITY, "higher", 1.0, "ratio",
         "Share of positive rows called positive; of classes: the mean over those that occur.",
     ),
-    "f1": Metric(
-        _BINARY, "higher", 1.0, "ratio",
-        "Harmonic mean of precision and recall.",
-    ),
+    "f1": Metric(_BINARY, "higher", 1.0, "ratio", "Harmonic mean of precision and recall."),
     "positive_rate": Metric(
         _BINARY, "nearer", 0.0, "ratio",
         "Share of positive labels; describes the rows, not the model.",
@@ -115,22 +109,13 @@ METRICS: dict[str, Metric] = {
         _CLASSES, "higher", 1.0, "ratio",
         "Mean over the classes that occur or are predicted of F1, as if each was the positive one.",
     ),
-    "rmse": Metric(
-        _REGRESSION, "lower", 0.0, "label",
-        "Root of the mean squared error.",
-    ),
-    "mae": Metric(
-        _REGRESSION, "lower", 0.0, "label",
-        "Mean absolute error.",
-    ),
+    "rmse": Metric(_REGRESSION, "lower", 0.0, "label", "Root of the mean squared error."),
+    "mae": Metric(_REGRESSION, "lower", 0.0, "label", "Mean absolute error."),
     "r2": Metric(
         _REGRESSION, "higher", 1.0, "ratio",
         "Share of the label's variance that is explained; 0 for the mean.",
     ),
-    "bias": Metric(
-        _REGRESSION, "nearer", 0.0, "label",
-        "Mean of prediction minus label.",
-    ),
+    "bias": Metric(_REGRESSION, "nearer", 0.0, "label", "Mean of prediction minus label."),
 }  # fmt: skip
 
 

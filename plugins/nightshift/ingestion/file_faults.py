@@ -83,10 +83,7 @@ def refusal_of_values(drop: DropManifest, error: Exception) -> ContractError | N
     got = f"a value that the warehouse cannot store (SQLSTATE {state})"
     if name := _constraint_of(error):
         got = f"a row that the constraint {name} refuses (SQLSTATE {state})"
-    return _refusal(
-        drop,
-        got,
-    )
+    return _refusal(drop, got)
 
 
 def _refusal(drop: DropManifest, got: str) -> ReaderFailedError:

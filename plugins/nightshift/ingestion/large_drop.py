@@ -79,13 +79,7 @@ def write_large(call: IngestCall, drop: DropManifest) -> set[dt.date]:
                 "n_duplicated": rows.n_duplicated,
             }
             sent = {drop.partition: rows.n_good}
-            return publish_version(
-                call,
-                write,
-                counts,
-                sent,
-                rows.evaluator,
-            )
+            return publish_version(call, write, counts, sent, rows.evaluator)
 
 
 def _stage(call: IngestCall, write: PartitionWrite, rows: RowStream) -> None:

@@ -128,18 +128,12 @@ def model_families(
 def _punctuality(
     conn: Connection, models: dict[str, ModelSpec], at: dt.datetime
 ) -> Iterator[GaugeMetricFamily]:
-    late = _family(
-        "late",
-        "1 if the last due partition is not published.",
-    )
+    late = _family("late", "1 if the last due partition is not published.")
     delay = _family(
         "delay_seconds",
         "From the deadline of the last due partition to its first publication, or to now.",
     )
-    next_deadline = _family(
-        "next_deadline_timestamp_seconds",
-        "The next deadline.",
-    )
+    next_deadline = _family("next_deadline_timestamp_seconds", "The next deadline.")
     for name, spec in models.items():
         due = _due_partition(conn, spec, at)
         is_late = due.first_published_at is None

@@ -125,12 +125,7 @@ def importance(booster: lgb.Booster) -> dict[str, float]:
 def trees_digest(text: str) -> str:
     """Return the SHA-256, hex, of a text model without its ``parameters:`` block."""
     # Parameters hold threads and paths of the machine, which change no score.
-    trees = re.sub(
-        r"\nparameters:.*?end of parameters\n",
-        "\n",
-        text,
-        flags=re.DOTALL,
-    )
+    trees = re.sub(r"\nparameters:.*?end of parameters\n", "\n", text, flags=re.DOTALL)
     return sha256(trees.encode()).hexdigest()
 
 

@@ -112,8 +112,8 @@ def _minimize(raw: Matrix, label: Vector, start: Vector, bounds: list[Any]) -> V
 
     # A tight tolerance: the result must not depend on where the solver stopped.
     options = {"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-10}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    return np.asarray(found.x, dtype=np.float64)
+    fit = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return np.asarray(fit.x, dtype=np.float64)
 
 
 def apply_class_calibration(calibration: dict[str, Any], raw: Matrix) -> Matrix:

@@ -226,7 +226,7 @@ class Golden(BaseModel):
         # No absolute tolerance: a rare event's probability may be far below it.
         expected = np.array(self.probability)
         is_close = False
-        # Arrays of other shapes would be compared by repeating one of them.
+        # Arrays of other shapes would be compared by repeating the shorter.
         if probability is not None and probability.shape == expected.shape:
             is_close = np.allclose(
                 probability,

@@ -18,11 +18,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        frozen=True,
-    )
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class NumericTerm(_Strict):
@@ -52,17 +48,9 @@ class NumericTerm(_Strict):
         """Return what each value adds; shape (n,)."""
         import numpy as np
 
-        clipped = np.clip(
-            values,
-            self.lowest,
-            self.highest,
-        )
+        clipped = np.clip(values, self.lowest, self.highest)
         added = self.slope * clipped + self.offset
-        return np.where(
-            np.isnan(values),
-            self.missing,
-            added,
-        )
+        return np.where(np.isnan(values), self.missing, added)
 
 
 class LevelTerm(_Strict):

@@ -30,11 +30,7 @@ _MAX_PARTS_NAMED = 5
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        frozen=True,
-    )
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class NoCalibration(_Strict):
@@ -221,11 +217,7 @@ def read_document(content: bytes) -> tuple[ModelDocument, dict[str, Any]]:
     stored_digest = unsealed.pop(SEAL, None)
     digest = _digest(unsealed)
     if document.get("format") in SEALED_FORMATS and stored_digest != digest:
-        raise refused(
-            "model.json is not what its trainer wrote",
-            f"digest {stored_digest}",
-            digest,
-        )
+        raise refused("model.json is not what its trainer wrote", f"digest {stored_digest}", digest)
     try:
         return ModelDocument.model_validate(document), document
     except ValidationError as error:

@@ -200,13 +200,7 @@ class TrainedModel:
         added = contributions(self.booster, matrix)
         probability = self.from_raw(self.with_linear(matrix, raw)).all_probabilities
         linear = None if self.linear is None else self.linear.raw(matrix)
-        return Golden.of(
-            matrix,
-            raw,
-            added,
-            probability,
-            linear,
-        )
+        return Golden.of(matrix, raw, added, probability, linear)
 
     @cached_property
     def trees(self) -> list[Tree]:

@@ -139,11 +139,7 @@ def binary_estimates(probability: Doubles, n_rows: Doubles) -> dict[str, float]:
     total = n_rows.sum()
     if not total:
         return {}
-    p = np.clip(
-        probability,
-        EDGE,
-        1 - EDGE,
-    )
+    p = np.clip(probability, EDGE, 1 - EDGE)
     # The expectation over both outcomes, each with its own probability.
     per_row = {
         "positive_rate": p,
@@ -191,20 +187,9 @@ def regression_estimates(
         if not by_decile:
             continue
         usual = float(np.mean(list(by_decile.values())))
-        values = [
-            by_decile.get(
-                round(number),
-                usual,
-            )
-            for number in decile
-        ]
+        values = [by_decile.get(round(number), usual) for number in decile]
         if n_rows.sum():
-            expected[metric] = float(
-                np.average(
-                    values,
-                    weights=n_rows,
-                )
-            )
+            expected[metric] = float(np.average(values, weights=n_rows))
     return expected
 
 
@@ -219,31 +204,14 @@ def with_bands(
         day: The night.
         history: Earlier estimates, by day.
     """
-    estimates = [
-        _banded(
-            "night",
-            metric,
-            value,
-            history,
-        )
-    ]
+    estimates = [_banded("night", metric, value, history)]
     # The newest night has no realised number yet; earlier weeks are made as this one is.
     series = [*history, MaturedEstimate(day, value, None)]
-    week = _week_ending(
-        series,
-        len(history),
-    )
+    week = _week_ending(series, len(history))
     if week is not None:
         weeks = [_week_ending(series, last) for last in range(len(history))]
         earlier = [past for past in weeks if past is not None]
-        estimates.append(
-            _banded(
-                "week",
-                metric,
-                week.estimate,
-                earlier,
-            )
-        )
+        estimates.append(_banded("week", metric, week.estimate, earlier))
     return estimates
 
 
@@ -259,16 +227,8 @@ def _week_ending(series: Sequence[MaturedEstimate], last: int) -> MaturedEstimat
     realised = [known.realised for known in week if known.realised is not None]
     estimate = float(np.mean([known.estimate for known in week]))
     if len(realised) < len(week):
-        return MaturedEstimate(
-            day,
-            estimate,
-            None,
-        )
-    return MaturedEstimate(
-        day,
-        estimate,
-        float(np.mean(realised)),
-    )
+        return MaturedEstimate(day, estimate, None)
+    return MaturedEstimate(day, estimate, float(np.mean(realised)))
 
 
 def _banded(
@@ -312,13 +272,7 @@ def error_band(errors: Doubles) -> tuple[float, float] | None:
         low, high = _quantiles(errors[:index], share)
         # A band that missed widens the next ones, one that held narrows them a little.
         has_missed = not low <= errors[index] <= high
-        share = float(
-            np.clip(
-                share + STEP_SIZE * (MISS_RATE - has_missed),
-                0.0,
-                0.5,
-            )
-        )
+        share = float(np.clip(share + STEP_SIZE * (MISS_RATE - has_missed), 0.0, 0.5))
     return _quantiles(errors, share)
 
 
@@ -327,10 +281,7 @@ def _quantiles(errors: Doubles, share: float) -> tuple[float, float]:
     n = errors.size
     # The next error is one of n + 1 that are equally likely in any order.
     tail = max(share / 2 - 1 / (n + 1), 0.0)
-    low, high = np.quantile(
-        errors,
-        [tail, 1 - tail],
-    )
+    low, high = np.quantile(errors, [tail, 1 - tail])
     return float(low), float(high)
 
 

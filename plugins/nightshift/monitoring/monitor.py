@@ -114,10 +114,7 @@ def monitor(
             )
             decision_id = verdict.retrain_decision_id or decision_id
             context.scans.keep_profiles(context.datasets)
-    return replace(
-        verdict,
-        retrain_decision_id=decision_id,
-    )
+    return replace(verdict, retrain_decision_id=decision_id)
 
 
 def monitor_partition(context: MonitoringContext, *, wants_report: bool) -> Verdict:
@@ -130,16 +127,8 @@ def monitor_partition(context: MonitoringContext, *, wants_report: bool) -> Verd
     # the same time must not both find the cooldown free.
     with retrain_request_lock(context.conn, context.spec.name):
         history = context.retrain_history()
-        decision = decide_retrain(
-            context,
-            measurement,
-            history,
-        )
-        verdict = make_verdict(
-            context,
-            measurement,
-            decision,
-        )
+        decision = decide_retrain(context, measurement, history)
+        verdict = make_verdict(context, measurement, decision)
         if verdict.has_triggered:
             _open_request(context, verdict)
     # A crash from here on loses nothing: the request is committed, and a rerun finds it.
@@ -250,11 +239,7 @@ def lost_advantage(
     if watched.value is None:
         raise ValueError("nothing was measured")
     if watched.baseline_value is None or expected_rule is None:
-        return metric_loss(
-            metric,
-            watched.value,
-            expected,
-        )
+        return metric_loss(metric, watched.value, expected)
     advantage = metric_loss(
         metric,
         watched.value,
@@ -349,10 +334,7 @@ def make_verdict(
         has_triggered=decision.has_triggered,
         reasons=[
             *decision.reasons,
-            *fault_reasons(
-                measurement,
-                decision,
-            ),
+            *fault_reasons(measurement, decision),
             *measurement.notes,
         ],
     )

@@ -74,11 +74,7 @@ class PartitionScans:
         Raises:
             ProfileError: The partition is not published.
         """
-        published = LoadTable.published(
-            self.conn,
-            dataset,
-            self.day,
-        )
+        published = LoadTable.published(self.conn, dataset, self.day)
         # The kept profile is that of all rows: it is another scan.
         load = replace(published, left_out=left_out)
         if load not in self._scans:
@@ -95,30 +91,16 @@ class PartitionScans:
         """Store the profiles of the published loads."""
         for dataset in datasets:
             try:
-                load = LoadTable.published(
-                    self.conn,
-                    dataset,
-                    self.day,
-                )
+                load = LoadTable.published(self.conn, dataset, self.day)
                 scan = self._scans.get(load)
                 if scan is None:
                     # Not scanned: there is no champion, or no score of one.
-                    profile_load(
-                        self.settings,
-                        self.conn,
-                        load,
-                        self.run,
-                    )
+                    profile_load(self.settings, self.conn, load, self.run)
                 else:
                     keep_profile(self.conn, load, scan.profile, self.run)
             # A view for people must not fail the task.
             except Exception as error:  # noqa: BLE001
-                logger.warning(
-                    "%s of %s has no profile: %s",
-                    dataset,
-                    self.day,
-                    error,
-                )
+                logger.warning("%s of %s has no profile: %s", dataset, self.day, error)
 
 
 def feature_types(spec: ModelSpec) -> dict[str, str]:
@@ -127,13 +109,7 @@ def feature_types(spec: ModelSpec) -> dict[str, str]:
         [feature.name for feature in spec.features.categorical],
         "text",
     )
-    return (
-        dict.fromkeys(
-            spec.features.numeric,
-            "float8",
-        )
-        | categories
-    )
+    return dict.fromkeys(spec.features.numeric, "float8") | categories
 
 
 def scan_with_order(

@@ -39,12 +39,7 @@ def build_training_set(model: str, partition_key: str) -> str:
         # First: a feature that knows the future would look like a good model.
         with stage("leakage_probe", model=model):
             probe_features(scope.settings, spec, window, scope.run)
-        built = training_set.build_training_set(
-            scope.settings,
-            spec,
-            scope.partition,
-            scope.run,
-        )
+        built = training_set.build_training_set(scope.settings, spec, scope.partition, scope.run)
         key = require_row(scope, "training set", key=built.key, model=model)
         return str(key)
 
@@ -59,12 +54,7 @@ def train_model(model: str, training_set_key: str, partition_key: str) -> int:
         spec = scope.spec(model)
         candidate = train(scope.settings, spec, training_set_key, scope.run)
         registered = register(scope.settings, candidate, scope.run)
-        version = require_row(
-            scope,
-            "model version",
-            version=registered.version,
-            model=model,
-        )
+        version = require_row(scope, "model version", version=registered.version, model=model)
         return int(version)
 
 

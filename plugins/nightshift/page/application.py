@@ -282,13 +282,7 @@ class Routes:
         # The frame requests the same address with `raw`.
         if request.query_params.get("raw"):
             return self._stored(page)
-        return HTMLResponse(
-            render(
-                request,
-                "stored",
-                {"title": page.title},
-            )
-        )
+        return HTMLResponse(render(request, "stored", {"title": page.title}))
 
     def _stored(self, page: StoredPage) -> Response:
         content = stored_pages.read_page(self._store, page)
@@ -313,13 +307,7 @@ class Routes:
                 indent=1,
             )
             return Response(text, media_type="application/json")
-        return HTMLResponse(
-            render(
-                request,
-                template,
-                document,
-            )
-        )
+        return HTMLResponse(render(request, template, document))
 
     def _cell(self, document: dict[str, Any]) -> dict[str, Any]:
         """Add the two distributions, whose reference is an object of the lake."""
@@ -384,11 +372,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
     if request.query_params.get("format") == "json":
         return JSONResponse(document, status)
     return HTMLResponse(
-        render(
-            request,
-            "error",
-            document,
-        ),
+        render(request, "error", document),
         status,
     )
 

@@ -48,11 +48,7 @@ def critical_tasks(tasks: Sequence[Task]) -> list[Task]:
     scoring = [task for task in tasks if stage_of(task) == last_stage]
     # Backwards from the end: only then is it known which of two parallel tasks was waited for.
     path: list[Task] = []
-    latest = max(
-        scoring,
-        key=_end,
-        default=None,
-    )
+    latest = max(scoring, key=_end, default=None)
     while latest is not None:
         path.insert(0, latest)
         latest = _previous(latest, tasks)
@@ -67,11 +63,7 @@ def _previous(task: Task, tasks: Sequence[Task]) -> Task | None:
     # Within a run its own tasks were waited for; only the first one waited for another DAG.
     same_run = [other for other in earlier if other.run_key == task.run_key]
     upstream = [other for other in earlier if stage_of(other) == stage_of(task) - 1]
-    return max(
-        same_run or upstream,
-        key=_end,
-        default=None,
-    )
+    return max(same_run or upstream, key=_end, default=None)
 
 
 def _end(task: TimedTask) -> dt.datetime:

@@ -56,16 +56,8 @@ class Drawings:
     def metric(self, rows: Sequence[Row], metric: str) -> Markup:
         """Return one metric alone."""
         chosen = [row for row in rows if row["metric"] == metric]
-        line = Series(
-            metric,
-            "accent",
-            _points(chosen, "value"),
-        )
-        return day_lines(
-            f"{metric} by partition",
-            (line,),
-            metric,
-        )
+        line = Series(metric, "accent", _points(chosen, "value"))
+        return day_lines(f"{metric} by partition", (line,), metric)
 
     def champions(self, periods: Sequence[Row], refused: Sequence[Row]) -> Markup:
         """Return who was champion when, and the refused challengers below."""
@@ -77,45 +69,19 @@ class Drawings:
             # Two colours in turn: neighbours of one colour would look like one champion.
             css = "period-a" if index % 2 else "period-b"
             end = row["last_partition"] or max(last, row["first_partition"])
-            bars.append(
-                Period(
-                    f"v{row['version']}",
-                    row["first_partition"],
-                    end,
-                    css,
-                )
-            )
+            bars.append(Period(f"v{row['version']}", row["first_partition"], end, css))
         marks = []
         for row in refused:
             day = row["partition_date"]
-            marks.append(
-                Period(
-                    f"v{row['version']} refused",
-                    day,
-                    day,
-                    "bad",
-                )
-            )
-        return timeline(
-            "Champions by partition, refused challengers below",
-            bars,
-            marks,
-        )
+            marks.append(Period(f"v{row['version']} refused", day, day, "bad"))
+        return timeline("Champions by partition, refused challengers below", bars, marks)
 
     def heat_map(self, document: Mapping[str, Any]) -> Markup:
         """Return the heat map of a page Drift."""
         cells = []
         for row in document["cells"]:
             day, units = row["partition_date"], row["units"]
-            cells.append(
-                HeatCell(
-                    row["feature"],
-                    day,
-                    units,
-                    row["is_drifted"],
-                    row["is_slow"],
-                )
-            )
+            cells.append(HeatCell(row["feature"], day, units, row["is_drifted"], row["is_slow"]))
         features = [row["feature"] for row in document["features"]]
         model = quote(document["model"], safe="")
 
@@ -123,13 +89,7 @@ class Drawings:
             return f"{self._root}/drift/{model}/{quote(cell.feature, safe='')}/{cell.day}"
 
         title = f"Distance of the features of {document['model']} by day, in units of the usual"
-        return heat_map(
-            title,
-            features,
-            document["days"],
-            cells,
-            href,
-        )
+        return heat_map(title, features, document["days"], cells, href)
 
     def distance(self, history: Sequence[Row]) -> Markup:
         """Return a feature's distance over days, in units of its usual variation."""
@@ -141,12 +101,7 @@ class Drawings:
         labels = [row["bin"] for row in bins]
         reference = [row["reference_share"] for row in bins]
         current = [row["partition_share"] for row in bins]
-        return two_distributions(
-            title,
-            labels,
-            reference,
-            current,
-        )
+        return two_distributions(title, labels, reference, current)
 
     def calendar(self, rows: Sequence[Row], model: str) -> Markup:
         """Return a model's calendar."""
@@ -156,11 +111,7 @@ class Drawings:
         def href(day: dt.date) -> str:
             return f"{self._root}/partitions/{day}?{query}"
 
-        return calendar(
-            f"Partitions of {model} by day",
-            statuses,
-            href,
-        )
+        return calendar(f"Partitions of {model} by day", statuses, href)
 
     def steps(self, rows: Sequence[Row], deadline: dt.datetime | None, now: dt.datetime) -> Markup:
         """Return the steps of a partition over time."""
@@ -172,20 +123,8 @@ class Drawings:
             # A killed try has no end; only what runs reaches until now.
             end = row["ended_at"] or (now if row["outcome"] is None else row["started_at"])
             note = f"{row['outcome'] or 'running'}, attempt {row['attempt']}"
-            spans.append(
-                Span(
-                    row["step"],
-                    row["started_at"],
-                    end,
-                    css,
-                    note,
-                )
-            )
-        return gantt(
-            "Steps of the partition over time, UTC",
-            spans,
-            deadline,
-        )
+            spans.append(Span(row["step"], row["started_at"], end, css, note))
+        return gantt("Steps of the partition over time, UTC", spans, deadline)
 
     def volume(self, rows: Sequence[Row]) -> Markup:
         """Return the rows of a dataset's partitions with the expected band."""
@@ -194,17 +133,8 @@ class Drawings:
             if row["expected_low"] is not None:
                 bounds = (row["expected_low"], row["expected_high"])
                 band.append((row["partition_date"], *bounds))
-        line = Series(
-            "rows",
-            "accent",
-            _points(rows, "n_rows"),
-            band,
-        )
-        return day_lines(
-            "Rows by partition, and the expected band",
-            (line,),
-            "rows",
-        )
+        line = Series("rows", "accent", _points(rows, "n_rows"), band)
+        return day_lines("Rows by partition, and the expected band", (line,), "rows")
 
 
 def _points(rows: Iterable[Row], column: str) -> list[tuple[dt.date, float]]:

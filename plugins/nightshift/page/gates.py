@@ -120,9 +120,5 @@ class PasswordGate:
 
 def _login_page(status: int, notice: str = "") -> Response:
     words = f'<p class="bad-text" role="alert">{escape(notice)}</p>' if notice else ""
-    html = LOGIN_PAGE.format(
-        style=STYLE_PATH,
-        action=LOGIN_PATH,
-        notice=words,
-    )
+    html = LOGIN_PAGE.format(style=STYLE_PATH, action=LOGIN_PATH, notice=words)
     return HTMLResponse(html, status)

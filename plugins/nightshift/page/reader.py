@@ -188,11 +188,7 @@ class PageReader:
         role = f"-c role={PAGE_READER} -c default_transaction_read_only=on -c jit=off"
         parameters["options"] = f"{parameters['options']} {role}"
         try:
-            conn = psycopg.connect(
-                **parameters,
-                autocommit=True,
-                row_factory=dict_row,
-            )
+            conn = psycopg.connect(**parameters, autocommit=True, row_factory=dict_row)
         except psycopg.OperationalError as error:
             raise _connection_error(str(error)) from None
         # A pooler that drops the options would leave the owner's rights in place.

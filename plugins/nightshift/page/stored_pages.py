@@ -61,11 +61,7 @@ def drift_report(snapshot: Snapshot, model: str, day: dt.date) -> StoredPage:
         select report_key as key from monitoring.verdicts_published
         where model = %(model)s and partition_date = %(day)s and report_key is not null
     """
-    key = _only_key(
-        snapshot,
-        query,
-        {"model": model, "day": day},
-    )
+    key = _only_key(snapshot, query, {"model": model, "day": day})
     return StoredPage(
         key,
         f"Drift report: {model}, {day}",
@@ -84,16 +80,8 @@ def evidence_page(snapshot: Snapshot, promotion_id: int) -> StoredPage:
         select evidence_page as key from ml.decisions
         where promotion_id = %(id)s and evidence_page is not null
     """
-    key = _only_key(
-        snapshot,
-        query,
-        {"id": promotion_id},
-    )
-    return StoredPage(
-        key,
-        f"Evidence of decision {promotion_id}",
-        sha256=digest_in(key),
-    )
+    key = _only_key(snapshot, query, {"id": promotion_id})
+    return StoredPage(key, f"Evidence of decision {promotion_id}", sha256=digest_in(key))
 
 
 def gate_page(snapshot: Snapshot, dataset: str, day: dt.date) -> StoredPage:
@@ -134,17 +122,8 @@ def training_figure(snapshot: Snapshot, model: str, version: int, name: str) -> 
         where model = %(model)s and version = %(version)s and figures ? %(name)s limit 1
     """
     values = {"model": model, "version": version, "name": name}
-    key = _only_key(
-        snapshot,
-        query,
-        values,
-    )
-    return StoredPage(
-        key,
-        name,
-        content_type="image/png",
-        sha256=digest_in(key),
-    )
+    key = _only_key(snapshot, query, values)
+    return StoredPage(key, name, content_type="image/png", sha256=digest_in(key))
 
 
 def _only_key(snapshot: Snapshot, query: str, values: Mapping[str, object]) -> str:
@@ -168,11 +147,7 @@ def read_page(store: ObjectStore, page: StoredPage) -> bytes:
         n_bytes = store.size(page.key)
         if n_bytes > MAX_OBJECT_BYTES:
             raise MissingPageError(f"{page.title} is too large for a page.", got=f"{n_bytes} bytes")
-        return store.get(
-            page.key,
-            page.sha256,
-            n_bytes,
-        )
+        return store.get(page.key, page.sha256, n_bytes)
     except ObjectMissingError:
         name = PurePosixPath(page.key).name
         raise MissingPageError(

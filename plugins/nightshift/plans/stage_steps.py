@@ -146,13 +146,7 @@ class StageSteps:
     ) -> list[StalePartition]:
         lineage = Lineage.read(self.settings, Scope())
         knowledge = read_knowledge(self.settings, self.conn)
-        return find_verdicts(
-            self.conn,
-            knowledge,
-            spec,
-            lineage,
-            pending=pending,
-        )
+        return find_verdicts(self.conn, knowledge, spec, lineage, pending=pending)
 
     def _reasons(
         self,

@@ -70,10 +70,7 @@ def load_scorer(spec: ModelSpec, model: TrainedModel, *, with_reasons: bool = Tr
     """
     scoring = spec.scoring
     n_reasons, causes = (scoring.reasons, spec.analytics.causes) if with_reasons else (0, ())
-    return retry_starved(
-        lambda: Scorer(model, n_reasons, scoring.engine, causes),
-        LOADING_SECONDS,
-    )
+    return retry_starved(lambda: Scorer(model, n_reasons, scoring.engine, causes), LOADING_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -123,10 +123,7 @@ def _class_columns(spec: ModelSpec) -> sql.Composed:
 
     columns = []
     for name, sql_type in class_types(spec).items():
-        column = sql.SQL("{} {},").format(
-            sql.Identifier(name),
-            sql.SQL(sql_type),
-        )
+        column = sql.SQL("{} {},").format(sql.Identifier(name), sql.SQL(sql_type))
         columns.append(column)
     return sql.Composed(columns)
 
@@ -162,10 +159,7 @@ def class_condition(spec: ModelSpec, alias: str) -> sql.Composable:
     for name, column in spec.class_columns.items():
         probability = sql.Identifier(alias, column)
         columns.append(probability)
-        case = sql.SQL("when {} then {}").format(
-            text_literal(name),
-            probability,
-        )
+        case = sql.SQL("when {} then {}").format(text_literal(name), probability)
         of_predicted.append(case)
     query = """
         coalesce(

@@ -197,11 +197,7 @@ def score_rows(
     import numpy as np
     import pyarrow as pa
 
-    scorer = Scorer(
-        model,
-        n_reasons,
-        engine,
-    )
+    scorer = Scorer(model, n_reasons, engine)
     # No rows make one empty batch, which gives the columns their types.
     parts = []
     for start in range(
@@ -255,12 +251,7 @@ def try_model(
     """
     import numpy as np
 
-    scorer = Scorer(
-        model,
-        n_reasons,
-        engine,
-        causes,
-    )
+    scorer = Scorer(model, n_reasons, engine, causes)
     scorer.score(rows)
     if scorer.contributions is None:
         return

@@ -105,11 +105,7 @@ class BenefitStudy:
             n_days = max(int(len(days) * share), 1)
             # The newest days: a shorter window would have them.
             newest = days.last.shift(1 - n_days)
-            part = rows_between(
-                train,
-                newest.day,
-                days.last.day,
-            )
+            part = rows_between(train, newest.day, days.last.day)
             fit = partial(self._statistics, self.spec, part, validation)
             yield f"{n_days} of {len(days)} days", "learning_days", fit
         for share in SHARES_OF_ROWS:
@@ -155,8 +151,5 @@ def with_features(spec: ModelSpec, names: list[str]) -> ModelSpec:
     # The order of the spec is the order of the columns.
     numeric = [name for name in features.numeric if name in names]
     categorical = [part for part in features.categorical if part.name in names]
-    kept = Features(
-        numeric=tuple(numeric),
-        categorical=tuple(categorical),
-    )
+    kept = Features(numeric=tuple(numeric), categorical=tuple(categorical))
     return spec.model_copy(update={"features": kept})

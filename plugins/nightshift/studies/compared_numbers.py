@@ -85,11 +85,7 @@ def _measure_slice(
     predictions: dict[int, Predictions],
     metrics: list[str],
 ) -> Iterator[ComparedNumber]:
-    sliced = Comparison(
-        comparison.spec,
-        comparison.label[mask],
-        comparison.dates[mask],
-    )
+    sliced = Comparison(comparison.spec, comparison.label[mask], comparison.dates[mask])
     values = {}
     statistics = {}
     for version, predicted in predictions.items():
@@ -103,10 +99,7 @@ def _measure_slice(
             change, change_interval = None, None
             if version != first:
                 # On the same draws: the weather of a day does not count as a difference.
-                paired = difference(
-                    statistics[version][metric],
-                    statistics[first][metric],
-                )
+                paired = difference(statistics[version][metric], statistics[first][metric])
                 change, change_interval = _interval(sliced, paired)
             _, interval = _interval(sliced, statistics[version][metric])
             yield ComparedNumber(
@@ -130,11 +123,7 @@ def _interval(
     """Return value and interval; None where the days do not define them."""
     try:
         confidence = comparison.spec.promotion.confidence
-        result = estimate(
-            statistic,
-            comparison.draws,
-            confidence,
-        )
+        result = estimate(statistic, comparison.draws, confidence)
     except NoEstimateError:
         return None, None
     return result.value, (result.low, result.high)

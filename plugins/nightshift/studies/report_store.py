@@ -134,10 +134,7 @@ def read_report(
         [model, day],
     ).fetchall()
     findings = [Finding(*columns) for columns in rows]
-    window = PartitionRange(
-        Partition(first_day),
-        Partition(last_day),
-    )
+    window = PartitionRange(Partition(first_day), Partition(last_day))
     return FeatureReport(
         model=model,
         partition_date=day,

@@ -140,10 +140,7 @@ def _unseen_window(
     """Return the newest mature partitions after the last one that any version was fitted on."""
     seen = Partition(max(version.fit_end for version in versions))
     # The label of the last fitted day is a day later; no row of the next day carries it.
-    first = max(
-        seen.shift(1),
-        mature.shift(1 - n_days),
-    )
+    first = max(seen.shift(1), mature.shift(1 - n_days))
     if first.shift(MINIMUM_DAYS - 1) > mature:
         raise ComparisonError(
             "There are too few mature days that none of the versions has seen.",

@@ -91,18 +91,10 @@ class TraceExporter:
         )
         complete = {trace.hex_id_of(span.key): span for span in trace.spans if span.is_complete}
         new = [key for key in complete if key not in sent]
-        for start in range(
-            0,
-            len(new),
-            otlp.MAX_BATCH,
-        ):
+        for start in range(0, len(new), otlp.MAX_BATCH):
             keys = new[start : start + otlp.MAX_BATCH]
             batch = [complete[key] for key in keys]
-            otlp.send(
-                self._settings.telemetry_name,
-                trace,
-                batch,
-            )
+            otlp.send(self._settings.telemetry_name, trace, batch)
             yield keys
 
 
@@ -152,29 +144,12 @@ def _export(conn: Connection, exporter: Exporter) -> RoundResult:
                         n_sent,
                         "the rest follows in the next round",
                     )
-                sent = sent_keys(
-                    conn,
-                    receiver,
-                    day,
-                )
-                for keys in exporter.send_night(
-                    conn,
-                    day,
-                    sent,
-                ):
-                    mark_sent(
-                        conn,
-                        receiver,
-                        day,
-                        keys,
-                    )
+                sent = sent_keys(conn, receiver, day)
+                for keys in exporter.send_night(conn, day, sent):
+                    mark_sent(conn, receiver, day, keys)
                     n_sent += len(keys)
         except Exception as error:  # noqa: BLE001 - whatever the receiver does, the round ends
             # The next night would meet the same receiver: one time limit a round is enough.
             logger.warning("Telemetry was not taken: %s", cause_of(error))
-            return RoundResult(
-                receiver,
-                n_sent,
-                cause_of(error),
-            )
+            return RoundResult(receiver, n_sent, cause_of(error))
     return RoundResult(receiver, n_sent)

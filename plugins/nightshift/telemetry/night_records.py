@@ -166,13 +166,7 @@ def read_night(conn: Connection, day: dt.date) -> NightRecords:
     with conn.cursor(row_factory=class_row(ModelFact)) as cursor:
         facts = cursor.execute(_FACTS, parameters).fetchall()
     verdicts: dict[int, str] = dict(conn.execute(_VERDICTS, parameters).fetchall())
-    return NightRecords(
-        day,
-        tries,
-        loads,
-        verdicts,
-        facts,
-    )
+    return NightRecords(day, tries, loads, verdicts, facts)
 
 
 # As JSON, so that a warehouse that was not migrated yet has tries without stages.

@@ -26,12 +26,7 @@ if TYPE_CHECKING:
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 # As the batch processor of the SDK.
 MAX_BATCH = 512
-_EPOCH = dt.datetime(
-    1970,
-    1,
-    1,
-    tzinfo=dt.UTC,
-)
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 
 
@@ -92,18 +87,10 @@ def send(service: str, trace: NightTrace, spans: Sequence[Span], endpoint: str =
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import SpanExportResult
 
-    readable = _readable_spans(
-        service,
-        trace,
-        spans,
-    )
+    readable = _readable_spans(service, trace, spans)
     exporter = OTLPSpanExporter(endpoint=_with_path(endpoint) if endpoint else None)
     try:
-        for start in range(
-            0,
-            len(readable),
-            MAX_BATCH,
-        ):
+        for start in range(0, len(readable), MAX_BATCH):
             result = exporter.export(readable[start : start + MAX_BATCH])
             if result is not SpanExportResult.SUCCESS:
                 raise NotTakenError(
@@ -136,13 +123,7 @@ def as_document(service: str, trace: NightTrace) -> dict[str, Any]:
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
     # The encoder that the exporter itself uses: a file and a receiver get the same spans.
-    message = encode_spans(
-        _readable_spans(
-            service,
-            trace,
-            trace.spans,
-        )
-    )
+    message = encode_spans(_readable_spans(service, trace, trace.spans))
     document: dict[str, Any] = MessageToDict(message, use_integers_for_enums=True)
     for resource in document["resourceSpans"]:
         for scope in resource["scopeSpans"]:
@@ -168,14 +149,7 @@ def _readable_spans(service: str, trace: NightTrace, spans: Sequence[Span]) -> l
     if "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         name = {}
     resource = given.merge(Resource(name))
-    return [
-        _readable(
-            resource,
-            trace,
-            span,
-        )
-        for span in spans
-    ]
+    return [_readable(resource, trace, span) for span in spans]
 
 
 def _readable(resource: Any, trace: NightTrace, span: Span) -> ReadableSpan:  # noqa: ANN401

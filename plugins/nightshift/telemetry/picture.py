@@ -45,13 +45,7 @@ def draw(trace: NightTrace) -> str:
     for number, (span, depth) in enumerate(rows):
         y = TOP + ROW * number
         offset = (span.started_at - root.started_at).total_seconds()
-        parts += _row(
-            span,
-            depth,
-            y,
-            offset / total,
-            total,
-        )
+        parts += _row(span, depth, y, offset / total, total)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

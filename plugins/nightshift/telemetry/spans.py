@@ -127,32 +127,15 @@ def make_trace(deployment: str, records: NightRecords, now: dt.datetime) -> Nigh
     for run in runs:
         spans.append(_run_span(run, now))
         for each in run.tries:
-            spans += _try_spans(
-                run,
-                each,
-                records.facts,
-            )
+            spans += _try_spans(run, each, records.facts)
     # Loads know the task that began them, by the identity that it writes under.
     runs_by_identity = _runs_by_identity(runs)
     for load in records.loads:
         # The monitor's other tables are written with the verdict, at the same time.
         if load.layer.startswith("monitoring_"):
             continue
-        spans.append(
-            _load_span(
-                load,
-                runs_by_identity,
-                records.verdicts,
-            )
-        )
-    trace.spans.append(
-        _root_span(
-            records,
-            runs,
-            spans,
-            now,
-        )
-    )
+        spans.append(_load_span(load, runs_by_identity, records.verdicts))
+    trace.spans.append(_root_span(records, runs, spans, now))
     trace.spans.extend(spans)
     return trace
 
@@ -174,11 +157,7 @@ def _runs_of(tries: Iterable[Try]) -> Iterator[_Run]:
             if each.is_final or each.outcome in {"success", "skipped"}:
                 ended.add(each.task)
         for number, group in enumerate(executions, start=1):
-            yield _Run(
-                f"run {dag_id} {dag_run_id} {number}",
-                number,
-                group,
-            )
+            yield _Run(f"run {dag_id} {dag_run_id} {number}", number, group)
 
 
 def _runs_by_identity(runs: Iterable[_Run]) -> RunsByIdentity:
@@ -268,11 +247,7 @@ def _try_spans(run: _Run, this: Try, facts: Iterable[ModelFact]) -> Iterator[Spa
     )
     for index, document in enumerate(this.stages):
         if document["ended_at"]:
-            yield _stage_span(
-                key,
-                index,
-                document,
-            )
+            yield _stage_span(key, index, document)
 
 
 def _try_key(this: Try) -> str:
@@ -293,11 +268,7 @@ def _events_of(this: Try, facts: Iterable[ModelFact]) -> Iterator[SpanEvent]:
             }
             if fact.verdict:
                 attributes["nightshift.verdict"] = declared_word(fact.verdict)
-            yield SpanEvent(
-                fact.name,
-                fact.at,
-                attributes,
-            )
+            yield SpanEvent(fact.name, fact.at, attributes)
 
 
 def _stage_span(try_key: str, index: int, document: Mapping[str, Any]) -> Span:

@@ -191,12 +191,7 @@ def evaluate_split(
     holdout = rows_of(rows, split.holdout)
     # The days before the validation days are the only ones that a search looks at.
     spec, facts = searched(spec, train, paths)
-    fit = fit_recipe(
-        spec,
-        train,
-        validation,
-        paths,
-    )
+    fit = fit_recipe(spec, train, validation, paths)
 
     label = numbers(holdout, spec.label.column)
     predictions = {

@@ -76,13 +76,7 @@ class Members:
             trees += predict_raw(booster, matrix, self.n_rounds) / len(self.trees)
         linear = np.zeros(trees.shape) if self.linear is None else self.linear.raw(matrix)
         label = numbers(rows, spec.label.column)
-        return OutOfFold(
-            label,
-            days_of(rows),
-            np.zeros(len(matrix), np.int64),
-            trees,
-            linear,
-        )
+        return OutOfFold(label, days_of(rows), np.zeros(len(matrix), np.int64), trees, linear)
 
 
 @dataclass(frozen=True)
@@ -117,12 +111,7 @@ def fit_model(
     spec: ModelSpec, train_rows: pa.Table, validation: pa.Table, paths: FitPaths = NO_PATHS
 ) -> TrainedModel:
     """Fit a recipe; see ``fit_recipe``."""
-    return fit_recipe(
-        spec,
-        train_rows,
-        validation,
-        paths,
-    ).model
+    return fit_recipe(spec, train_rows, validation, paths).model
 
 
 def fit_recipe(
@@ -142,23 +131,11 @@ def fit_recipe(
     import pyarrow as pa
 
     training = spec.training
-    blocks = list(
-        rolling_blocks(
-            train_rows,
-            validation,
-            training.recipe.folds,
-            training.gap_days,
-        )
-    )
+    blocks = list(rolling_blocks(train_rows, validation, training.recipe.folds, training.gap_days))
     grown = []
     for number, (before, block) in enumerate(blocks):
         fit_rows = FitRows(spec, before)
-        fit = watched_trees(
-            fit_rows,
-            block,
-            paths,
-            f"block-{number}",
-        )
+        fit = watched_trees(fit_rows, block, paths, f"block-{number}")
         grown.append((fit_rows, fit))
     losses = [fit.losses for _, fit in grown]
     n_rounds, loss = common_rounds(losses, [block.num_rows for _, block in blocks])
@@ -166,35 +143,15 @@ def fit_recipe(
     scores: OutOfFold | None = None
     for (fit_rows, fit), (_, block) in zip(grown, blocks, strict=True):
         linear = _linear_of(fit_rows)
-        members = Members(
-            fit_rows.signature,
-            [fit.text],
-            linear,
-            n_rounds,
-        )
+        members = Members(fit_rows.signature, [fit.text], linear, n_rounds)
         part = members.scores(spec, block)
         scores = part if scores is None else scores.and_then(part)
     assert scores is not None  # noqa: S101 - the validation rows make at least one block
 
     fit_rows = FitRows(spec, pa.concat_tables([train_rows, validation]))
-    members = _fit_members(
-        fit_rows,
-        n_rounds,
-        paths,
-        "evaluated",
-    )
-    model = _assemble(
-        spec,
-        members,
-        scores,
-        {"n_rounds": n_rounds, "loss": loss},
-    )
-    return RecipeFit(
-        model,
-        members,
-        scores,
-        n_rounds,
-    )
+    members = _fit_members(fit_rows, n_rounds, paths, "evaluated")
+    model = _assemble(spec, members, scores, {"n_rounds": n_rounds, "loss": loss})
+    return RecipeFit(model, members, scores, n_rounds)
 
 
 def refit_recipe(
@@ -215,25 +172,10 @@ def refit_recipe(
         paths: Checkpoints and binned rows.
     """
     scores = evaluated.scores.and_then(evaluated.members.scores(spec, holdout))
-    members = _fit_members(
-        FitRows(spec, rows),
-        evaluated.n_rounds,
-        paths,
-        "served",
-    )
+    members = _fit_members(FitRows(spec, rows), evaluated.n_rounds, paths, "served")
     facts = {name: evaluated.model.training[name] for name in ("n_rounds", "loss")}
-    model = _assemble(
-        spec,
-        members,
-        scores,
-        facts,
-    )
-    return RecipeFit(
-        model,
-        members,
-        scores,
-        evaluated.n_rounds,
-    )
+    model = _assemble(spec, members, scores, facts)
+    return RecipeFit(model, members, scores, evaluated.n_rounds)
 
 
 def choose_threshold(spec: ModelSpec, label: Vector, predictions: Predictions) -> float:
@@ -253,12 +195,7 @@ def choose_threshold(spec: ModelSpec, label: Vector, predictions: Predictions) -
 
 
 def _fit_members(fit_rows: FitRows, n_rounds: int, paths: FitPaths, name: str) -> Members:
-    trees = averaged_trees(
-        fit_rows,
-        n_rounds,
-        paths,
-        name,
-    )
+    trees = averaged_trees(fit_rows, n_rounds, paths, name)
     return Members(fit_rows.signature, trees, _linear_of(fit_rows))
 
 
@@ -290,12 +227,7 @@ def _assemble(
     offset = 0.0
     # The steps of an isotonic calibration stay where they are: a level would have to move them all.
     if calibration["method"] != "isotonic":
-        offset = level_offset(
-            predicted,
-            scores,
-            recipe.level,
-            is_binary=is_binary,
-        )
+        offset = level_offset(predicted, scores, recipe.level, is_binary=is_binary)
     shift = 0.0
     if is_binary:
         calibration = _moved(calibration, offset)

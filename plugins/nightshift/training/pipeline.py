@@ -76,12 +76,7 @@ def train(settings: Settings, spec: ModelSpec, training_set_key: str, run: RunCo
     )
     evaluated = None
     if training.evaluated is not None:
-        evaluated = store_evaluated(
-            store,
-            training.evaluated,
-            training.served,
-            evaluated_end,
-        )
+        evaluated = store_evaluated(store, training.evaluated, training.served, evaluated_end)
     # A model knows what it was made from; the sanity checks compare this with its files.
     candidate = store_candidate(store, training.served, provenance, measured, figures, evaluated)
     # A kill between these two lines leaves checkpoints that the rerun uses and deletes.

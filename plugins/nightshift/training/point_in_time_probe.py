@@ -211,13 +211,7 @@ class _Rebuild:
         """Build the view as a temporary table; return its number of rows."""
         as_of = {Partition(self.load.day): self.load.as_of}
         knowledge = RebuildCutoff(as_of, self.load.raw_loads, later, tuple(added))
-        return build_from(
-            self.conn,
-            self.settings,
-            self.spec.feature_table,
-            knowledge,
-            scratch,
-        )
+        return build_from(self.conn, self.settings, self.spec.feature_table, knowledge, scratch)
 
     def leaking(self, added: Sequence[Perturbation]) -> Iterator[Perturbation]:
         """Yield each perturbation that changes a column, while its rebuild is the last one."""

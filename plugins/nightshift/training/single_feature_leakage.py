@@ -86,10 +86,7 @@ def separation(values: Vector, label: Vector, task: Task) -> float:
     # That a value is missing can be the leak itself: missing values get an extreme rank.
     lowest = np.where(is_missing, np.nanmin(values) - 1, values)
     highest = np.where(is_missing, np.nanmax(values) + 1, values)
-    return max(
-        _rank_separation(lowest, label, task),
-        _rank_separation(highest, label, task),
-    )
+    return max(_rank_separation(lowest, label, task), _rank_separation(highest, label, task))
 
 
 def _rank_separation(values: Vector, label: Vector, task: Task) -> float:
@@ -104,7 +101,7 @@ def _rank_separation(values: Vector, label: Vector, task: Task) -> float:
     classes = np.unique(label)
     # Numbers of classes have no order: each is separated from all others.
     if classes.size > 2:  # noqa: PLR2004 - two are one against the other
-        return max(_rank_separation(values, (label == one) * 1.0, task) for one in classes)
+        return max(_rank_separation(values, (label == value) * 1.0, task) for value in classes)
     label = label == classes[-1]
     # A feature that is high for negatives leaks as much as one that is high for positives.
     area = float(roc_auc_score(label, values))

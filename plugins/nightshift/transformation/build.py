@@ -361,7 +361,7 @@ def _compare_stored(
         _ViewsFailedError: A trigger, or somebody, deleted them before the audit counted.
     """
     query = "select dataset, sum(n_rows) from ops.loads where load_id = %s group by dataset"
-    audited = dict(conn.execute(query, [write.load_id]).fetchall())
+    audited: dict[str, int] = dict(conn.execute(query, [write.load_id]).fetchall())
     stored = {model.model: model.n_rows for model in models}
     for view in views:
         n_stored, n_audited = stored.get(view.table), audited.get(view.dataset)

@@ -96,13 +96,7 @@ def set_aside(key: Key, reason: Reason) -> None:
     key, dataset, partition = _parse_key(key)
     days = PartitionRange.single(partition)
     with _landing(dataset, days) as (conn, landing):
-        drop_decisions.set_aside(
-            conn,
-            dataset,
-            landing,
-            key,
-            (actor(), reason),
-        )
+        drop_decisions.set_aside(conn, dataset, landing, key, (actor(), reason))
     typer.echo(f"{key} is set aside; the object is not deleted.")
     typer.echo(
         f"Then: nightshift airflow dags clear ingest --partition-key {partition}"

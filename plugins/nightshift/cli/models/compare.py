@@ -60,13 +60,7 @@ def compare(
     spec = load_spec(settings.models_dir, model)
     # A range names its days; a number takes the newest ones that no version has seen.
     window, n_days = read_days(days)
-    comparison = compare_versions(
-        settings,
-        spec,
-        versions,
-        window,
-        n_days,
-    )
+    comparison = compare_versions(settings, spec, versions, window, n_days)
     if as_json:
         typer.echo(json.dumps(_document(comparison), indent=1))
         return

@@ -60,12 +60,7 @@ def report(
         raise typer.Exit(1)
 
     if kept is None:
-        kept = report_features(
-            settings,
-            spec,
-            command_run(f"features/{model}"),
-            budget_seconds,
-        )
+        kept = report_features(settings, spec, command_run(f"features/{model}"), budget_seconds)
     page = render_markdown(kept)
     if as_json:
         document = asdict(kept)

@@ -35,12 +35,7 @@ def training_set(
     settings = load_settings()
     spec = load_spec(settings.models_dir, model)
     partition = optional_partition(as_of)
-    written = write_training_rows(
-        settings,
-        spec,
-        partition,
-        to,
-    )
+    written = write_training_rows(settings, spec, partition, to)
     if as_json:
         document = asdict(written)
         # Neither a path nor a range has a form in JSON.

@@ -45,13 +45,7 @@ def acts(
 
     first = instant_or_now(since) if since else None
     with connect(load_settings(), "nightshift acts") as conn:
-        listed = list_acts(
-            conn,
-            since=first,
-            name=name,
-            actor=by,
-            limit=limit,
-        )
+        listed = list_acts(conn, since=first, name=name, actor=by, limit=limit)
     # Programs get what was read back, too.
     if as_json:
         document = [asdict(act) for act in listed]

@@ -236,10 +236,7 @@ def _print_freshness(freshness: Freshness) -> None:
         ("model", "partition", "deadline", "published", "rows", "status"),
         map(_model_row, freshness.models),
     )
-    print_table(
-        ("input", "newest partition", "days behind"),
-        map(_input_row, freshness.inputs),
-    )
+    print_table(("input", "newest partition", "days behind"), map(_input_row, freshness.inputs))
 
 
 def _model_row(model: Punctuality) -> tuple[object, ...]:

@@ -65,12 +65,7 @@ def rerun(
         load_spec(load_settings().models_dir, model)
     days = PartitionRange.of(first, last)
     with _planner() as planner:
-        plan = planner.rerun(
-            days,
-            stage,
-            model,
-            everything=everything,
-        )
+        plan = planner.rerun(days, stage, model, everything=everything)
         _offer(planner, plan, as_json)
 
 
@@ -107,12 +102,7 @@ def redo(
     if dataset:
         # A mistyped name is an error, not a plan without work.
         load_contract(load_settings().datasets_dir, dataset)
-    scope = Scope(
-        dataset,
-        _day(first),
-        _day(last),
-        reread,
-    )
+    scope = Scope(dataset, _day(first), _day(last), reread)
     with _planner() as planner:
         plan = planner.redo(scope)
         _offer(planner, plan, as_json)

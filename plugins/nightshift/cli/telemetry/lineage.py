@@ -48,19 +48,8 @@ def lineage(
     with connect(settings, "nightshift lineage") as conn:
         if send:
             exporter = LineageExporter(settings)
-            n_sent = sum(
-                len(keys)
-                for keys in exporter.send_night(
-                    conn,
-                    day,
-                    set(),
-                )
-            )
+            n_sent = sum(len(keys) for keys in exporter.send_night(conn, day, set()))
             typer.echo(f"{n_sent} events sent")
             return
-        for event in night_events(
-            settings,
-            conn,
-            day,
-        ):
+        for event in night_events(settings, conn, day):
             typer.echo(json.dumps(as_document(event)))

@@ -65,11 +65,7 @@ def make_trace_of(day: dt.date) -> NightTrace:
     settings = load_settings()
     with connect(settings, "nightshift trace") as conn:
         records = read_night(conn, day)
-    made = make_trace(
-        deployment_of(settings),
-        records,
-        dt.datetime.now(dt.UTC),
-    )
+    made = make_trace(deployment_of(settings), records, dt.datetime.now(dt.UTC))
     if not made.spans:
         raise NoTraceError(
             f"The ledger has no record of {day}.",
@@ -89,18 +85,9 @@ def _give(made: NightTrace, to: str) -> None:
 
         Path(to).write_text(draw(made), encoding="utf-8")
     elif to == TO_RECEIVER or "://" in to:
-        otlp.send(
-            service,
-            made,
-            made.spans,
-            "" if to == TO_RECEIVER else to,
-        )
+        otlp.send(service, made, made.spans, "" if to == TO_RECEIVER else to)
     else:
-        otlp.write_file(
-            service,
-            made,
-            Path(to),
-        )
+        otlp.write_file(service, made, Path(to))
     typer.echo(f"Given to {to}")
 
 

@@ -49,7 +49,7 @@ def class_columns(classes: Iterable[str]) -> dict[str, str]:
             "_",
             label.lower(),
         ).strip("_")
-        # A class of signs, or in another script, is told by its number.
+        # A class of signs, or in another script, is known by its number.
         if not plain:
             plain = f"class_{number}"
         columns[label] = f"probability_{plain}"
@@ -68,13 +68,13 @@ def read_classes(values: object) -> object:
     for value in values:
         if isinstance(value, bool | float):
             raise ValueError(  # noqa: TRY004 - what pydantic reports with the line
-                "classes are texts or whole numbers; write others in quotes"
+                "classes are strings or whole numbers; write others in quotes"
             )
-    texts = []
+    strings = []
     for value in values:
         text = str(value) if isinstance(value, int) else value
-        texts.append(text)
-    return tuple(texts)
+        strings.append(text)
+    return tuple(strings)
 
 
 def check_classes(classes: tuple[str, ...]) -> None:
@@ -159,7 +159,7 @@ def _training_problems(spec: ModelSpec) -> Iterator[str]:
         yield "no training.cold_start_days (a cold start is a line)"
     if recipe.level.days or recipe.level.mature_nights:
         yield "training.recipe.level.days: 0 and mature_nights: 0 (classes have no common level)"
-    # What raises one class lowers the others.
+    # What raises the share of a class lowers that of its rivals.
     if recipe.directions:
         yield "no training.recipe.increasing or decreasing (a class falls where another rises)"
     if recipe.costs is not None or spec.positive_threshold is not None:

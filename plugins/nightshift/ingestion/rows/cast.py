@@ -251,11 +251,11 @@ class _CachedCast:
         return CastColumn(values, problems)
 
 
-def _is_too_much(*texts: pa.Array) -> bool:
-    """Return whether these texts together are more than a column remembers."""
-    n_texts = sum(len(part) for part in texts)
-    n_bytes = sum(part.nbytes for part in texts)
-    return n_texts > _MAX_KNOWN_TEXTS or n_bytes > _MAX_KNOWN_BYTES
+def _is_too_much(*strings: pa.Array) -> bool:
+    """Return whether these strings together are more than a column remembers."""
+    n_strings = sum(len(part) for part in strings)
+    n_bytes = sum(part.nbytes for part in strings)
+    return n_strings > _MAX_KNOWN_TEXTS or n_bytes > _MAX_KNOWN_BYTES
 
 
 _cached_cast = lru_cache(maxsize=256)(_CachedCast)

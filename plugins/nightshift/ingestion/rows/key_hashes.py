@@ -71,9 +71,6 @@ def _numbers(column: pa.Array) -> Hashes:
     # Each distinct value is hashed once, not once for each row.
     encoded = column.dictionary_encode("encode")
     values = encoded.dictionary.to_pylist()
-    distinct = np.array(
-        [hash(value) for value in values],
-        np.int64,
-    )
+    distinct = np.array([hash(value) for value in values], np.int64)
     numbers = distinct[encoded.indices.to_numpy()]
     return np.asarray(numbers.astype(np.uint64))

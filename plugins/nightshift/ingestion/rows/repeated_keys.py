@@ -51,27 +51,15 @@ def resolve_repeated_keys(
         repeated = _rows_with_repeated_key(contract, rows)
     if not len(repeated):
         return
-    contents = _row_codes(
-        rows,
-        repeated,
-        rows.values.column_names,
-    )
+    contents = _row_codes(rows, repeated, rows.values.column_names)
     is_copy = is_repeated(contents, keeps_first=True)
     rows.verdict[repeated[is_copy]] = DUPLICATE
 
     # What still shares a key differs in another column.
     distinct = repeated[~is_copy]
-    keys = _row_codes(
-        rows,
-        distinct,
-        contract.key,
-    )
+    keys = _row_codes(rows, distinct, contract.key)
     conflicting = distinct[is_repeated(keys)]
-    rows.refuse(
-        conflicting,
-        Reason.CONFLICTING_KEY,
-        -1,
-    )
+    rows.refuse(conflicting, Reason.CONFLICTING_KEY, -1)
 
 
 def drop_copies(rows: TypedRows) -> tuple[TypedRows, Numbers]:
@@ -85,11 +73,7 @@ def drop_copies(rows: TypedRows) -> tuple[TypedRows, Numbers]:
         they are refused, and no copies.
     """
     once = np.flatnonzero(~rows.was_twice)
-    contents = _row_codes(
-        rows,
-        once,
-        rows.values.column_names,
-    )
+    contents = _row_codes(rows, once, rows.values.column_names)
     copies = once[is_repeated(contents, keeps_first=True)]
     is_kept = np.ones(len(rows.verdict), dtype=bool)
     is_kept[copies] = False
@@ -120,11 +104,7 @@ def _rows_with_repeated_key(
 ) -> Numbers:
     """Return the good rows whose key another good row of their file has."""
     good = np.flatnonzero(rows.verdict == GOOD)
-    keys = _row_codes(
-        rows,
-        good,
-        contract.key,
-    )
+    keys = _row_codes(rows, good, contract.key)
     return good[is_repeated(keys)]
 
 

@@ -227,12 +227,7 @@ def find_file_error(
     n_values, n_wrong = counts
     try:
         # Types first: a changed type refuses most rows, and is the better explanation.
-        check_types(
-            drop,
-            columns,
-            n_values,
-            n_wrong,
-        )
+        check_types(drop, columns, n_values, n_wrong)
         hint = _clock_hint(contract, drop, reasons)
         check_refused(
             contract,

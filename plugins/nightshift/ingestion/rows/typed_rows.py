@@ -151,27 +151,14 @@ def _type_version(
     values = {}
     for index, column in enumerate(contract.columns):
         if column.name not in delivered:
-            values[column.name] = _defaults(
-                column,
-                n_rows,
-                contract.timezone,
-            )
+            values[column.name] = _defaults(column, n_rows, contract.timezone)
             continue
         strings = rows.strings[column.name]
-        cast = cast_column(
-            strings,
-            delivered[column.name],
-            contract.timezone,
-        )
+        cast = cast_column(strings, delivered[column.name], contract.timezone)
         values[column.name] = cast.values.cast(ARROW_TYPES[column.type])
         if cast.was_twice is not None and column.name in contract.key:
             rows.was_twice |= cast.was_twice
-        _record_problems(
-            rows,
-            index,
-            column.name,
-            cast,
-        )
+        _record_problems(rows, index, column.name, cast)
     rows.values = pa.table(values)
     return rows
 
@@ -257,11 +244,7 @@ def _record_problems(
         if reason is Reason.WRONG_TYPE:
             with_wrong = rows.file_index[mask]
             rows.n_wrong[name] += np.bincount(with_wrong, minlength=n_files)
-        rows.refuse(
-            np.flatnonzero(mask),
-            reason,
-            index,
-        )
+        rows.refuse(np.flatnonzero(mask), reason, index)
 
 
 def _refuse_outside_partition(
@@ -281,11 +264,7 @@ def _refuse_outside_partition(
         is_late = times >= ends[rows.file_index]
         outside = np.flatnonzero(is_early | is_late)
         culprit = names.index(contract.event_timestamp)
-        rows.refuse(
-            outside,
-            Reason.OUTSIDE_PARTITION,
-            culprit,
-        )
+        rows.refuse(outside, Reason.OUTSIDE_PARTITION, culprit)
     if contract.day_column:
         due = [partition.shift(contract.day_offset_days).day for partition in partitions]
         due_days = np.array(due, dtype="datetime64[D]")
@@ -293,11 +272,7 @@ def _refuse_outside_partition(
         is_other_day = days.astype("datetime64[D]") != due_days[rows.file_index]
         outside = np.flatnonzero(is_other_day)
         culprit = names.index(contract.day_column)
-        rows.refuse(
-            outside,
-            Reason.OUTSIDE_PARTITION,
-            culprit,
-        )
+        rows.refuse(outside, Reason.OUTSIDE_PARTITION, culprit)
 
 
 def _naive(instants: Sequence[dt.datetime]) -> npt.NDArray[np.datetime64]:
@@ -310,8 +285,5 @@ def _sum_by_column(counts: Sequence[dict[str, Numbers]]) -> dict[str, Numbers]:
     """Return the sums of counts by file, by column."""
     total = {}
     for name in counts[0]:
-        total[name] = np.sum(
-            [part[name] for part in counts],
-            axis=0,
-        )
+        total[name] = np.sum([part[name] for part in counts], axis=0)
     return total

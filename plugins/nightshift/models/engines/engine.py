@@ -65,16 +65,10 @@ class LightGbmEngine:
         import numpy as np
 
         if len(matrix) < MIN_SORTED_ROWS:
-            return predict_raw(
-                self._booster,
-                matrix,
-            )
+            return predict_raw(self._booster, matrix)
         # Sorted by quartiles of the features with the most splits, neighbours take the same
         # branches, which the processor then predicts: a tenth less time for the same scores.
-        cell = np.zeros(
-            len(matrix),
-            np.int16,
-        )
+        cell = np.zeros(len(matrix), np.int16)
         for feature in self._most_split:
             values = np.nan_to_num(matrix[:, feature])
             # An eighth of the rows is enough to find them: the cells decide about time only.
@@ -82,19 +76,10 @@ class LightGbmEngine:
                 values[::8],
                 (0.25, 0.5, 0.75),
             )
-            quarter = np.searchsorted(
-                quartiles,
-                values,
-            )
+            quarter = np.searchsorted(quartiles, values)
             cell = cell * 4 + quarter.astype(np.int16)
-        order = np.argsort(
-            cell,
-            kind="stable",
-        )
-        in_order = predict_raw(
-            self._booster,
-            matrix[order],
-        )
+        order = np.argsort(cell, kind="stable")
+        in_order = predict_raw(self._booster, matrix[order])
         raw = np.empty_like(in_order)
         raw[order] = in_order
         return raw
@@ -132,10 +117,7 @@ class AcceleratedEngine:
             raw = self._scorer.raw(matrix)
             per_row = (self._model.n_scores,) if self._model.classes else ()
             if raw.shape == (len(matrix), *per_row):
-                return self._model.with_linear(
-                    matrix,
-                    raw,
-                )
+                return self._model.with_linear(matrix, raw)
             problem = f"{raw.shape} scores"
         # Whatever this engine does, scores are published on time.
         except Exception as error:  # noqa: BLE001

@@ -11,10 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_TREE = re.compile(
-    r"^Tree=\d+\n",
-    re.MULTILINE,
-)
+_TREE = re.compile(r"^Tree=\d+\n", re.MULTILINE)
 _TREE_SIZES = "\ntree_sizes="
 _END_OF_TREES = "end of trees\n\nfeature_importances:\n"
 _PARAMETERS = "\nparameters:\n"
@@ -39,10 +36,7 @@ def blend_models(models: Sequence[str], share: float = 1.0) -> str:
         n_splits.update(parts.n_splits)
         for tree in parts.trees:
             number = len(trees)
-            scaled = _scaled(
-                tree,
-                factor,
-            )
+            scaled = _scaled(tree, factor)
             trees.append(f"Tree={number}\n{scaled}")
 
     # Header and parameters of the first stand for all: they differ in seeds only.

@@ -201,18 +201,10 @@ def _read_statistics(lines: _TreeLines) -> tuple[Integers, Integers]:
     # Contributions divide by these counts.
     smallest = min(leaf_counts + node_counts, default=1)
     if n_nodes and smallest < 1:
-        raise lines.error(
-            "has a node without rows",
-            "counts of 1 or more",
-            str(smallest),
-        )
+        raise lines.error("has a node without rows", "counts of 1 or more", str(smallest))
     is_linear = lines["is_linear"]
     if is_linear != "0":
-        raise lines.error(
-            "has linear leaves",
-            "is_linear=0",
-            f"is_linear={is_linear}",
-        )
+        raise lines.error("has linear leaves", "is_linear=0", f"is_linear={is_linear}")
     lines.numbers("shrinkage", 1)
     return node_counts, leaf_counts
 
@@ -244,20 +236,12 @@ def _check_depth(lines: _TreeLines, left: Integers, right: Integers) -> None:
         node, depth = stack.pop()
         n_reached += 1
         if depth > MAX_DEPTH:
-            raise lines.error(
-                "is too deep",
-                f"at most {MAX_DEPTH} splits on a path",
-                "more",
-            )
+            raise lines.error("is too deep", f"at most {MAX_DEPTH} splits on a path", "more")
         children = (left[node], right[node])
         stack += [(child, depth + 1) for child in children if child >= 0]
     # Every node is some node's child, so one that the root does not reach is part of a cycle.
     if n_reached != len(left):
-        raise lines.error(
-            "has nodes that its root does not reach",
-            str(len(left)),
-            str(n_reached),
-        )
+        raise lines.error("has nodes that its root does not reach", str(len(left)), str(n_reached))
 
 
 def _read_features(lines: _TreeLines, n_features: int) -> Integers:
@@ -279,11 +263,7 @@ def _read_decisions(lines: _TreeLines) -> Integers:
     for decision in decisions:
         is_known = 0 <= decision >> MISSING_SHIFT <= NAN_MISSING
         if not is_known or decision & impossible == impossible:
-            raise lines.error(
-                "has an unknown decision type",
-                "a decision type",
-                str(decision),
-            )
+            raise lines.error("has an unknown decision type", "a decision type", str(decision))
     return decisions
 
 

@@ -137,10 +137,7 @@ def shapley_kernel(trees: list[Tree]) -> Callable[[Matrix], Matrix]:
         jit(explain),
         **arrays,
     )
-    return partial(
-        _explain,
-        kernel,
-    )
+    return partial(_explain, kernel)
 
 
 def _explain(kernel: Callable[..., None], matrix: Matrix) -> Matrix:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from nightshift.contracts.partitions import Partition, PartitionRange
-from nightshift.monitoring.columns import fault_history
+from nightshift.monitoring.columns.fault_history import FaultHistory, column_feeds, faults_between
 from nightshift.monitoring.columns.faults import PublishedFault
 from nightshift.monitoring.columns.night_series import SCORE, Profile
 from nightshift.monitoring.columns.reference import ColumnReference
@@ -100,9 +100,9 @@ class PartitionColumns:
         return self.reader.recent_loads(self.partition)
 
     @cached_property
-    def fault_history(self) -> fault_history.FaultHistory:
+    def fault_history(self) -> FaultHistory:
         """Return the input faults that were published before this partition."""
-        return fault_history.FaultHistory.read(
+        return FaultHistory.read(
             self.conn,
             self.spec,
             self.partition,
@@ -116,11 +116,11 @@ class PartitionColumns:
         return self.reader.loads_since(self.champion.window, self.partition)
 
     @cached_property
-    def slow_history(self) -> fault_history.FaultHistory:
+    def slow_history(self) -> FaultHistory:
         """Return the input faults of the nights that are added up."""
         first = min(self.slow_loads, default=self.partition.day)
         n_days = (self.partition.day - first).days
-        return fault_history.FaultHistory.read(
+        return FaultHistory.read(
             self.conn,
             self.spec,
             self.partition,
@@ -133,7 +133,7 @@ class PartitionColumns:
             first,
             self.partition.shift(-1),
         )
-        return fault_history.faults_between(
+        return faults_between(
             self.conn,
             self.spec,
             days,
@@ -263,7 +263,7 @@ class PartitionColumns:
 
     def feeds(self) -> dict[str, list[str]]:
         """Return the raw datasets behind each feature."""
-        return fault_history.column_feeds(
+        return column_feeds(
             self.conn,
             self.spec,
             self.partition,

@@ -75,10 +75,7 @@ def gantt(title: str, spans: Sequence[Span], deadline: dt.datetime | None) -> Ma
     end = max(span.end for span in spans)
     # A deadline hours away would press all bars into a corner.
     if deadline and start < deadline < end + 2 * (end - start):
-        end = max(
-            end,
-            deadline,
-        )
+        end = max(end, deadline)
     else:
         deadline = None
     x = Scale(
@@ -92,13 +89,7 @@ def gantt(title: str, spans: Sequence[Span], deadline: dt.datetime | None) -> Ma
     )
     height = TOP + len(spans) * ROW + BOTTOM
     # The clock first, so that bars lie on its lines.
-    parts = list(
-        _clock(
-            x,
-            start,
-            height,
-        )
-    )
+    parts = list(_clock(x, start, height))
     for row, span in enumerate(spans):
         y = TOP + row * ROW
         parts.append(
@@ -233,10 +224,7 @@ def timeline(title: str, periods: Sequence[Period], marks: Sequence[Period]) -> 
                 words,
             )
         )
-    starts = month_starts(
-        first,
-        last,
-    )
+    starts = month_starts(first, last)
     parts += [
         text(
             x.at(day.toordinal()),

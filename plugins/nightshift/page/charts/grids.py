@@ -157,10 +157,7 @@ def heat_map(
     )
     parts = [
         *_feature_names(features),
-        *_day_names(
-            days,
-            pitch,
-        ),
+        *_day_names(days, pitch),
     ]
     # A link and a tooltip take 150 bytes: a year of forty features would be 3 MB.
     if len(cells) > MAX_LINKED_CELLS:
@@ -172,15 +169,9 @@ def heat_map(
         parts.append(
             _heat_cell(
                 cell,
-                round(
-                    x,
-                    1,
-                ),
+                round(x, 1),
                 y,
-                round(
-                    pitch - 1,
-                    1,
-                ),
+                round(pitch - 1, 1),
                 href(cell),
             )
         )
@@ -214,10 +205,7 @@ def _feature_names(features: Sequence[str]) -> Iterator[str]:
 
 def _day_names(days: Sequence[dt.date], pitch: float) -> Iterator[str]:
     # Labels of at least 56 units each, so that they do not touch.
-    step = max(
-        round(56 / pitch),
-        1,
-    )
+    step = max(round(56 / pitch), 1)
     for column in range(
         0,
         len(days),

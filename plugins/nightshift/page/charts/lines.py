@@ -37,9 +37,7 @@ MAX_MARKS = 60
 """Up to so many values, each has a dot."""
 
 
-@dataclass(
-    frozen=True,
-)
+@dataclass(frozen=True)
 class Series:
     """One line of a chart.
 
@@ -74,16 +72,10 @@ def day_lines(title: str, series: Sequence[Series], unit: str = "") -> Markup:
             '<p class="quiet">No value yet.</p>',
         )
     first, last = (
-        min(
-            days,
-        ),
-        max(
-            days,
-        ),
+        min(days),
+        max(days),
     )
-    low, high = _bounds(
-        series,
-    )
+    low, high = _bounds(series)
     # Days by their number: a day without a value keeps its width.
     x = Scale(
         first.toordinal(),
@@ -98,18 +90,8 @@ def day_lines(title: str, series: Sequence[Series], unit: str = "") -> Markup:
         TOP,
     )
     parts = [
-        *_axes(
-            x,
-            y,
-            first,
-            last,
-        ),
-        text(
-            LEFT,
-            14,
-            unit,
-            "quiet",
-        ),
+        *_axes(x, y, first, last),
+        text(LEFT, 14, unit, "quiet"),
     ]
     for one_series in series:
         parts += _draw(
@@ -134,34 +116,18 @@ def _bounds(series: Sequence[Series]) -> tuple[float, float]:
         for _, low, high in one_series.intervals:
             values += [low, high]
     low, high = (
-        min(
-            values,
-        ),
-        max(
-            values,
-        ),
+        min(values),
+        max(values),
     )
     # A constant line lies in the middle.
-    margin = (
-        (high - low) * 0.06
-        or abs(
-            high,
-        )
-        * 0.1
-        or 1.0
-    )
+    margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     return low - margin, high + margin
 
 
 def _axes(x: Scale, y: Scale, first: dt.date, last: dt.date) -> Iterator[str]:
-    for value in ticks(
-        y.low,
-        y.high,
-    ):
+    for value in ticks(y.low, y.high):
         # The grid first, so that lines lie on top of it.
-        height = y.at(
-            value,
-        )
+        height = y.at(value)
         yield line(
             LEFT,
             height,
@@ -171,16 +137,11 @@ def _axes(x: Scale, y: Scale, first: dt.date, last: dt.date) -> Iterator[str]:
         yield text(
             LEFT - 8,
             height + 4,
-            number(
-                value,
-            ),
+            number(value),
             "quiet",
             "end",
         )
-    starts = month_starts(
-        first,
-        last,
-    )
+    starts = month_starts(first, last)
     # Twelve names fit; a label of every second month would hide where a year begins.
     for start in starts:
         name = f"{start:%b %Y}" if start.month == 1 or start == starts[0] else f"{start:%b}"
@@ -208,32 +169,22 @@ def _draw(series: Series, x: Scale, y: Scale) -> Iterator[str]:
         # Along the upper bounds and back along the lower ones.
         upper = [
             (
-                x.at(
-                    day.toordinal(),
-                ),
-                y.at(
-                    high,
-                ),
+                x.at(day.toordinal()),
+                y.at(high),
             )
             for day, _, high in part
         ]
         lower = [
             (
-                x.at(
-                    day.toordinal(),
-                ),
-                y.at(
-                    low,
-                ),
+                x.at(day.toordinal()),
+                y.at(low),
             )
             for day, low, _ in part
         ]
         yield polygon(
             [
                 *upper,
-                *reversed(
-                    lower,
-                ),
+                *reversed(lower),
             ],
             "band",
         )
@@ -247,21 +198,14 @@ def _draw(series: Series, x: Scale, y: Scale) -> Iterator[str]:
                     x.at(
                         day.toordinal(),
                     ),
-                    y.at(
-                        value,
-                    ),
+                    y.at(value),
                 )
                 for day, value in piece
             ],
             series.css,
         )
     # A year of dots would hide the line; its tooltip is the table below.
-    if (
-        len(
-            series.points,
-        )
-        <= MAX_MARKS
-    ):
+    if len(series.points) <= MAX_MARKS:
         for day, value in series.points:
             tooltip = f"<title>{day}: {number(value)}</title>"
             centre = f'cx="{x.at(day.toordinal()):g}" cy="{y.at(value):g}"'
@@ -275,9 +219,7 @@ def _pieces(points: Iterable[Point]) -> Iterator[list[Point]]:
         if piece and (point[0] - piece[-1][0]).days > MAX_GAP_DAYS:
             yield piece
             piece = []
-        piece.append(
-            point,
-        )
+        piece.append(point)
     if piece:
         yield piece
 

@@ -38,10 +38,7 @@ class Scale:
         """Return the coordinate of a value, with one decimal."""
         span = self.high - self.low or 1.0
         share = (value - self.low) / span
-        return round(
-            self.start + share * (self.end - self.start),
-            1,
-        )
+        return round(self.start + share * (self.end - self.start), 1)
 
 
 def figure(title: str, parts: Iterable[str], height: float, width: float = WIDTH) -> Markup:
@@ -119,29 +116,14 @@ def ticks(low: float, high: float, n_ticks: int = N_TICKS) -> list[float]:
     step = min((factor * power for factor in (1, 2, 5, 10)), key=lambda size: abs(size - rough))
     first = math.ceil(low / step)
     last = math.floor(high / step)
-    return [
-        round(
-            index * step,
-            12,
-        )
-        for index in range(
-            first,
-            last + 1,
-        )
-    ]
+    return [round(index * step, 12) for index in range(first, last + 1)]
 
 
 def number(value: float | None) -> str:
     """Return a number in a form for people: about four digits, thousands with a comma."""
     if value is None:
         return NOTHING
-    if (
-        isinstance(
-            value,
-            int,
-        )
-        or abs(value) >= LARGE
-    ):
+    if isinstance(value, int) or abs(value) >= LARGE:
         return f"{value:,.0f}"
     return f"{value:.4g}"
 

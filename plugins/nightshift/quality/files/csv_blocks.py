@@ -53,30 +53,17 @@ def csv_blocks(
 
     with open_csv(source, name, limits) as stream:
         lines = CheckedLines(stream, len(header))
-        malformed = _MalformedRows(
-            on_malformed,
-            lines.original,
-            limits.malformed_rows,
-        )
+        malformed = _MalformedRows(on_malformed, lines.original, limits.malformed_rows)
         first, n_rows = 1, 0
         try:
             # This name keeps the parser alive until the source is closed: freeing it waits for its
             # threads, which wait for bytes.
-            parser = _open_parser(
-                lines,
-                header,
-                columns,
-                malformed,
-            )
+            parser = _open_parser(lines, header, columns, malformed)
             for batches in _group_batches(parser):
                 lines.raise_error()
                 strings = pa.Table.from_batches(batches)
                 _check_cells(strings, limits.cell_characters)
-                numbers = _row_numbers(
-                    first,
-                    strings.num_rows,
-                    malformed.positions,
-                )
+                numbers = _row_numbers(first, strings.num_rows, malformed.positions)
                 n_rows += len(numbers)
                 first = int(numbers[-1]) + 1 if len(numbers) else first
                 yield Block(strings, numbers)
@@ -148,12 +135,7 @@ def _open_parser(
         null_values=[""],
     )
     file = pa.PythonFile(lines, "r")
-    return arrow_csv.open_csv(
-        file,
-        read_options,
-        parse_options,
-        convert_options,
-    )
+    return arrow_csv.open_csv(file, read_options, parse_options, convert_options)
 
 
 class _MalformedRows:
@@ -207,11 +189,7 @@ def _check_cells(
     for column in strings.columns:
         longest = pc.max(pc.binary_length(column)).as_py() or 0
         if longest > max_bytes:
-            raise OverLimitError(
-                "cell_characters",
-                max_bytes,
-                f"a value of {longest}",
-            )
+            raise OverLimitError("cell_characters", max_bytes, f"a value of {longest}")
 
 
 def _group_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
@@ -235,11 +213,7 @@ def _row_numbers(
     malformed: Sequence[int],
 ) -> npt.NDArray[np.int64]:
     """Return the positions of rows, without those of malformed ones; the list may be ahead."""
-    numbers = np.arange(
-        first,
-        first + n_rows,
-        dtype=np.int64,
-    )
+    numbers = np.arange(first, first + n_rows, dtype=np.int64)
     for position in malformed:
         if position >= first:
             numbers[numbers >= position] += 1

@@ -59,11 +59,7 @@ def max_text(
     ratio = _TEXT_RATIO * limits.decompression_ratio
     maximum = max(_FREE_TEXT_BYTES, int(ratio * n_bytes))
     got = f"more than {maximum} bytes of text out of {n_bytes}"
-    error = OverLimitError(
-        "decompression_ratio",
-        limits.decompression_ratio,
-        got,
-    )
+    error = OverLimitError("decompression_ratio", limits.decompression_ratio, got)
     return maximum, error
 
 

@@ -52,11 +52,7 @@ def open_parquet(source: bytes | Path, limits: DropLimits) -> pa.parquet.Parquet
     )
     n_columns = file.metadata.num_columns
     if n_columns > limits.columns:
-        raise OverLimitError(
-            "columns",
-            limits.columns,
-            str(n_columns),
-        )
+        raise OverLimitError("columns", limits.columns, str(n_columns))
     return file
 
 
@@ -76,12 +72,7 @@ def parquet_blocks(
 
     file = open_parquet(source, limits)
     _refuse_nested(file, columns)
-    _refuse_bombs(
-        source,
-        file,
-        columns,
-        limits,
-    )
+    _refuse_bombs(source, file, columns, limits)
     # A value may be stored once and repeated in a million rows: strings stay dictionaries until a
     # block is made, and a block is bounded by its text.
     _refuse_unread_encodings(file, columns)
@@ -94,17 +85,9 @@ def parquet_blocks(
     )
     remaining, over_limit = max_text(_n_bytes(source), limits)
     first = 1
-    for batch in file.iter_batches(
-        BLOCK_ROWS,
-        columns=list(columns),
-        use_threads=False,
-    ):
+    for batch in file.iter_batches(BLOCK_ROWS, columns=list(columns), use_threads=False):
         for part in _split_by_text(batch, limits.cell_characters):
-            numbers = np.arange(
-                first,
-                first + part.num_rows,
-                dtype=np.int64,
-            )
+            numbers = np.arange(first, first + part.num_rows, dtype=np.int64)
             strings_of_part = _as_strings(part, columns)
             remaining -= strings_of_part.nbytes
             if remaining < 0:
@@ -153,19 +136,11 @@ def _refuse_bombs(
 ) -> None:
     # The heads of the pages are read before Arrow unpacks one.
     maximum, error = max_decompressed(_n_bytes(source), limits)
-    total, largest = unpacked_bytes(
-        source,
-        file.metadata,
-        set(columns),
-    )
+    total, largest = unpacked_bytes(source, file.metadata, set(columns))
     if total > maximum:
         raise error
     if largest > _MAX_PAGE_BYTES:
-        raise OverLimitError(
-            "decompressed_bytes of one page",
-            _MAX_PAGE_BYTES,
-            str(largest),
-        )
+        raise OverLimitError("decompressed_bytes of one page", _MAX_PAGE_BYTES, str(largest))
 
 
 def _n_bytes(source: bytes | Path) -> int:
@@ -209,11 +184,7 @@ def _widths(column: pa.Array, max_bytes: int) -> npt.NDArray[np.int64] | int:
     lengths = pc.binary_length(values)
     longest = pc.max(lengths).as_py() or 0
     if longest > max_bytes:
-        raise OverLimitError(
-            "cell_characters",
-            max_bytes,
-            f"a value of {longest}",
-        )
+        raise OverLimitError("cell_characters", max_bytes, f"a value of {longest}")
     row_lengths = lengths.take(column.indices) if is_dictionary else lengths
     return np.asarray(row_lengths.fill_null(0)).astype(np.int64)
 

@@ -58,12 +58,7 @@ class Bins:
         counts = np.zeros(keys.size, np.int64)
         counts[np.searchsorted(keys, self.keys)] += self.counts
         counts[np.searchsorted(keys, other.keys)] += other.counts
-        return Bins(
-            keys,
-            counts,
-            self.total + other.total,
-            self.squares + other.squares,
-        )
+        return Bins(keys, counts, self.total + other.total, self.squares + other.squares)
 
 
 class HistogramBuilder:
@@ -78,11 +73,7 @@ class HistogramBuilder:
 
     def __init__(self) -> None:
         self.n_rows = 0
-        self._page_of_prefix = np.full(
-            2 * _SIGN,
-            -1,
-            np.int64,
-        )
+        self._page_of_prefix = np.full(2 * _SIGN, -1, np.int64)
         self._prefixes = np.empty(0, np.int64)
         # Rows: count, sum of the low and of the high half of the low bits, sum of squares.
         self._sums = np.zeros((4, 0), np.int64)
@@ -137,12 +128,7 @@ class HistogramBuilder:
             page_total, page_squares = self._page_sums(page)
             total += page_total
             squares += page_squares
-        return Bins(
-            keys[used],
-            counts[used],
-            total,
-            squares,
-        )
+        return Bins(keys[used], counts[used], total, squares)
 
     def _page_sums(self, page: int) -> tuple[int, int]:
         """Return the exact sums of a page's finite numbers and of their squares."""
@@ -168,20 +154,10 @@ class HistogramBuilder:
 def bin_lower_edges(keys: Integers) -> Doubles:
     """Return the lower edges of bins by their keys; shape (k,)."""
     infinite = _INFINITE << _MANTISSA_BITS
-    positive = np.minimum(
-        np.maximum(keys, 0) << _LOW_BITS,
-        infinite,
-    )
+    positive = np.minimum(np.maximum(keys, 0) << _LOW_BITS, infinite)
     # A negative bin reaches down to the start of the bin that is next in magnitude.
-    negative = np.minimum(
-        ((np.maximum(~keys, 0) + 1) << _LOW_BITS) - 1,
-        infinite,
-    )
-    edges = np.where(
-        keys < 0,
-        -negative.view(np.float64),
-        positive.view(np.float64),
-    )
+    negative = np.minimum(((np.maximum(~keys, 0) + 1) << _LOW_BITS) - 1, infinite)
+    edges = np.where(keys < 0, -negative.view(np.float64), positive.view(np.float64))
     return np.asarray(edges, dtype=np.float64)
 
 

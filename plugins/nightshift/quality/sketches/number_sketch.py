@@ -52,10 +52,7 @@ class NumberSketch(ColumnSketch):
         if known.size == 0:
             return
         known += 0.0  # a negative zero becomes a zero
-        self._widen(
-            float(known.min()),
-            float(known.max()),
-        )
+        self._widen(float(known.min()), float(known.max()))
         bits = known.view(np.int64)
         self.distinct.add(hash_numbers(bits.view(np.uint64)))
         if self._builder is None or self._builder.is_full:
@@ -96,10 +93,7 @@ class NumberSketch(ColumnSketch):
         if math.isinf(self.minimum) or math.isinf(self.maximum):
             return None
         # A fraction, because the sum has more digits than a double.
-        return Fraction(
-            self._bins.total,
-            self.n_known << UNIT_POWER,
-        )
+        return Fraction(self._bins.total, self.n_known << UNIT_POWER)
 
     @property
     def std(self) -> float | None:
@@ -110,10 +104,7 @@ class NumberSketch(ColumnSketch):
         mean = self._exact_mean
         if mean is None:
             return None
-        mean_square = Fraction(
-            self._bins.squares,
-            self.n_known << (2 * UNIT_POWER),
-        )
+        mean_square = Fraction(self._bins.squares, self.n_known << (2 * UNIT_POWER))
         variance = mean_square - mean * mean
         # The squares are rounded and the mean is not, so equal numbers may give less than zero.
         return _square_root(max(variance, Fraction(0)))
@@ -236,12 +227,7 @@ class NumberSketch(ColumnSketch):
         counts = np.frombuffer(arrays, "<i8", n, 4 * n).astype(np.int64)
         smallest = np.frombuffer(arrays, "<u8", offset=12 * n).astype(np.uint64)
         total, squares = int(head["total"], 16), int(head["squares"], 16)
-        bins = Bins(
-            offsets + head["first"],
-            counts,
-            total,
-            squares,
-        )
+        bins = Bins(offsets + head["first"], counts, total, squares)
         return cls(
             n_rows,
             n_missing,
@@ -255,7 +241,4 @@ class NumberSketch(ColumnSketch):
 def _square_root(square: Fraction) -> float:
     """Return the square root, also of a number that no double can hold."""
     power = (square.numerator.bit_length() - square.denominator.bit_length()) // 2
-    return math.ldexp(
-        math.sqrt(square / Fraction(4) ** power),
-        power,
-    )
+    return math.ldexp(math.sqrt(square / Fraction(4) ** power), power)

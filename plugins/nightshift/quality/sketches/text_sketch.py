@@ -86,10 +86,7 @@ class TextSketch(ColumnSketch):
         # Sorted, so that the same levels give the same bytes in whatever order they came.
         levels = dict(sorted(self.levels.items()))
         head = {"levels": levels, "n_uncounted": self.n_uncounted}
-        return pack(
-            head,
-            self.distinct.smallest.astype("<u8"),
-        )
+        return pack(head, self.distinct.smallest.astype("<u8"))
 
     @classmethod
     def from_bytes(

@@ -64,12 +64,7 @@ def check_profile(
     checks = []
     for expectation in expectations:
         verdict, observed = _evaluate(profile, expectation, n_partitions)
-        check = ProfileCheck(
-            expectation.type,
-            expectation.column,
-            verdict,
-            observed,
-        )
+        check = ProfileCheck(expectation.type, expectation.column, verdict, observed)
         checks.append(check)
     return checks
 
@@ -87,10 +82,7 @@ def _evaluate(
         is_met = expectation.is_met(n_rows, 0)
         return Verdict.MET if is_met else Verdict.BROKEN, f"{n_rows:,} rows"
 
-    counts = _count(
-        profile.get(expectation.column),
-        expectation,
-    )
+    counts = _count(profile.get(expectation.column), expectation)
     if counts is None:
         return Verdict.UNKNOWN, ""
     n_considered, minimum, maximum = counts

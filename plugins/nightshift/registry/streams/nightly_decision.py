@@ -83,7 +83,7 @@ def is_due(
     """Return whether the gate could come to another verdict than on an earlier night."""
     promotion = spec.promotion
     needed = 1 / (1 - promotion.superiority_probability)
-    # Of a stream that has missed nights nothing is proved, whatever the others say.
+    # Of a stream that has missed nights nothing is proved, whatever other streams say.
     if not evidence.is_complete:
         return False
     if evidence.result.e_value >= needed and evidence.has_own_nights:

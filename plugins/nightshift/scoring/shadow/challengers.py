@@ -74,11 +74,7 @@ class Challenger:
         if self.share == 1:
             return rows
         keys = rows.column(spec.entity.key).to_pylist()
-        is_own = in_canary(
-            spec.name,
-            self.share,
-            keys,
-        )
+        is_own = in_canary(spec.name, self.share, keys)
         return rows.filter(pa.array(is_own))
 
 
@@ -144,12 +140,7 @@ def _load(finder: LevelFinder, stream: str, number: int, features: LoadRecord) -
         return Challenger(stream, number, version.digest, scorer, level)
 
     # What it would have published: its scores of the other entities have this level.
-    level, share = level_beside_canary(
-        conn,
-        spec,
-        features,
-        version,
-    )
+    level, share = level_beside_canary(conn, spec, features, version)
     return Challenger(
         stream,
         number,

@@ -57,12 +57,7 @@ def find_members(conn: Connection, spec: ModelSpec, partition: Partition) -> dic
 
 def _scored_canary(conn: Connection, spec: ModelSpec, partition: Partition) -> Canary | None:
     """Return the canary whose rows readers see of a partition; None without one."""
-    by_day = canary_nights(
-        conn,
-        spec.name,
-        partition.day,
-        partition.day,
-    )
+    by_day = canary_nights(conn, spec.name, partition.day, partition.day)
     published = by_day.get(partition.day)
     return published.canary if published and published.problem is None else None
 

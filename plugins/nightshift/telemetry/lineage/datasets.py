@@ -103,11 +103,7 @@ def input_table(
         for check in checks
     ]
     facet = data_quality_assertions_dataset.DataQualityAssertionsDatasetFacet(assertions)
-    return InputDataset(
-        namespace,
-        name,
-        inputFacets={"dataQualityAssertions": facet},
-    )
+    return InputDataset(namespace, name, inputFacets={"dataQualityAssertions": facet})
 
 
 def output_table(names: DatasetNames, facts: OutputFacts) -> OutputDataset:
@@ -204,11 +200,7 @@ def score_origins(names: DatasetNames, spec: ModelSpec) -> ColumnOrigins:
     """Return what a score is computed from: every feature of the model."""
     table = names.of_table(spec.features_dataset)
     fields = [
-        column_lineage_dataset.InputField(
-            *table,
-            field=feature,
-            transformations=[_COMPUTED],
-        )
+        column_lineage_dataset.InputField(*table, field=feature, transformations=[_COMPUTED])
         for feature in spec.features.names
     ]
     return {"score": column_lineage_dataset.Fields(inputFields=fields)}

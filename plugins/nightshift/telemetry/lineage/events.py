@@ -110,19 +110,9 @@ class NightEvents:
         first = members[0]
         job_name, description = self._job_of(first)
         owner = self._owners.get(first.name)
-        job = run_facets.job_of(
-            self._settings,
-            job_name,
-            description,
-            owner,
-        )
+        job = run_facets.job_of(self._settings, job_name, description, owner)
         run_id = lineage_run_id(self._deployment, f"load {first.load_id}")
-        facets = run_facets.facets_of(
-            self._settings,
-            first.run_id,
-            first.first_day,
-            first.last_day,
-        )
+        facets = run_facets.facets_of(self._settings, first.run_id, first.first_day, first.last_day)
         # What a person's command wrote has no run of a DAG around it.
         if first.identity is None:
             facets.pop("parent", None)
@@ -154,12 +144,7 @@ class NightEvents:
         for load in members:
             checks = read_gate(self._settings, load)
             if checks:
-                yield from self._of_gate(
-                    load,
-                    checks,
-                    ending,
-                    facets,
-                )
+                yield from self._of_gate(load, checks, ending, facets)
 
     def _of_gate(
         self,
@@ -171,17 +156,8 @@ class NightEvents:
         """Yield the run of a gate, whose input has the result of each expectation."""
         key = f"gate {load.dataset} {load.load_id}"
         run_id = lineage_run_id(self._deployment, key)
-        job = run_facets.job_of(
-            self._settings,
-            f"gate.{load.layer}.{load.name}",
-            GATE,
-            None,
-        )
-        checked = datasets.input_table(
-            self._names,
-            load.dataset,
-            checks,
-        )
+        job = run_facets.job_of(self._settings, f"gate.{load.layer}.{load.name}", GATE, None)
+        checked = datasets.input_table(self._names, load.dataset, checks)
         sides = _Sides(inputs=[checked], outputs=[])
         yield self._event(
             RunState.START,
@@ -203,21 +179,11 @@ class NightEvents:
 
     def _of_training(self, training: TrainingFact) -> Iterator[RunEvent]:
         owner = self._owners.get(training.model)
-        job = run_facets.job_of(
-            self._settings,
-            f"train.{training.model}",
-            TRAINING,
-            owner,
-        )
+        job = run_facets.job_of(self._settings, f"train.{training.model}", TRAINING, owner)
         key = f"version {training.model} {training.version}"
         run_id = lineage_run_id(self._deployment, key)
         day = self._records.day
-        facets = run_facets.facets_of(
-            self._settings,
-            training.run_id,
-            day,
-            day,
-        )
+        facets = run_facets.facets_of(self._settings, training.run_id, day, day)
         if not training.actor:
             facets.pop("parent", None)
         inputs = []
@@ -294,20 +260,12 @@ class NightEvents:
             error = ""
             if first.verdict == "refused":
                 error = first.refused_by or "refused"
-            return Ending(
-                _ENDS[first.verdict],
-                first.settled_at,
-                error,
-            )
+            return Ending(_ENDS[first.verdict], first.settled_at, error)
         # A try that failed before its load was settled ends that load too.
         for each in self._records.tries:
             is_its_try = each.identity == first.identity and each.attempt == first.attempt
             if is_its_try and each.error and each.ended_at:
-                return Ending(
-                    RunState.FAIL,
-                    each.ended_at,
-                    error_name(each.error),
-                )
+                return Ending(RunState.FAIL, each.ended_at, error_name(each.error))
         # A newer load took the partition over: this one can publish nothing any more.
         if first.next_begun_at:
             return Ending(RunState.ABORT, first.next_begun_at)

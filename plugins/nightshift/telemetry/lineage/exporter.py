@@ -65,11 +65,7 @@ class LineageExporter:
 def night_events(settings: Settings, conn: Connection, day: dt.date) -> Iterator[RunEvent]:
     """Yield the events of a partition, each run's in their order."""
     records = read_night(conn, day)
-    yield from NightEvents(
-        settings,
-        conn,
-        records,
-    ).events()
+    yield from NightEvents(settings, conn, records).events()
 
 
 def key_of(event: RunEvent) -> str:

@@ -50,11 +50,7 @@ def read_gate(settings: Settings, load: Load) -> list[GateCheck]:
         evidence = json.loads(store.get(max(keys)))
         return [_check_of(result) for result in evidence["results"]]
     except Exception as error:  # noqa: BLE001 - an event without checks is better than none
-        logger.warning(
-            "The gate of load %s is not known: %s",
-            load.load_id,
-            cause_of(error),
-        )
+        logger.warning("The gate of load %s is not known: %s", load.load_id, cause_of(error))
         return []
 
 

@@ -54,11 +54,7 @@ def job_of(settings: Settings, name: str, description: str, owner: ModelOwner | 
     if owner and owner.owner:
         team = ownership_job.Owner(f"team:{owner.owner}", "MAINTAINER")
         facets["ownership"] = ownership_job.OwnershipJobFacet([team])
-    return Job(
-        settings.telemetry_name,
-        name,
-        facets,
-    )
+    return Job(settings.telemetry_name, name, facets)
 
 
 def facets_of(

@@ -119,11 +119,7 @@ def fit_linear(
         is_binary: The label is 0 or 1, and the score a log-odds.
     """
     rows = rows.sampled()
-    design = _Design(
-        [],
-        [],
-        [],
-    )
+    design = _Design([], [], [])
     n_numeric = len(signature.numeric)
     scales = [
         _add_numeric(
@@ -205,11 +201,7 @@ def _add_numeric(
         (_CLIPPED_SHARE, 1 - _CLIPPED_SHARE),
         method="nearest",
     )
-    clipped = np.clip(
-        present,
-        lowest,
-        highest,
-    )
+    clipped = np.clip(present, lowest, highest)
     mean, deviation = float(clipped.mean()), float(clipped.std())
     has_missing = bool(is_missing.mean() > _MINIMUM_MISSING)
     scale = _Scale(
@@ -222,24 +214,13 @@ def _add_numeric(
     # A constant column moves no score; it stays, so that each feature has a column.
     standardised = np.zeros(len(values))
     if deviation > 0:
-        standardised = (
-            np.clip(
-                values,
-                lowest,
-                highest,
-            )
-            - mean
-        ) / deviation
+        standardised = (np.clip(values, lowest, highest) - mean) / deviation
         standardised = np.nan_to_num(standardised)
     shared = penalty * _rows_per_observation(
         values,
         rows.day,
     )
-    design.add(
-        standardised,
-        position,
-        shared,
-    )
+    design.add(standardised, position, shared)
     if has_missing:
         share = is_missing.mean()
         design.add(
@@ -311,10 +292,7 @@ def _solve(
         curvature = row_weight * (predicted * (1 - predicted) if is_binary else 1.0)
         gradient = matrix.T @ (row_weight * (predicted - rows.label)) + penalties * weights
         hessian = (matrix * curvature[:, None]).T @ matrix + np.diag(penalties + _JITTER)
-        step = np.linalg.solve(
-            hessian,
-            gradient,
-        )
+        step = np.linalg.solve(hessian, gradient)
         weights -= step
         if not is_binary or np.abs(step).max() < _TOLERANCE:
             break

@@ -57,10 +57,7 @@ class OutOfFold:
             np.concatenate(
                 [
                     self.block,
-                    np.full(
-                        later.label.size,
-                        next_block,
-                    ),
+                    np.full(later.label.size, next_block),
                 ]
             ),
             np.concatenate([self.trees, later.trees]),
@@ -90,10 +87,7 @@ def rolling_blocks(
     if DAY not in validation.column_names:
         day = np.arange(validation.num_rows)
         gap_days = 0
-    for days in np.array_split(
-        np.unique(day),
-        n_blocks,
-    ):
+    for days in np.array_split(np.unique(day), n_blocks):
         if not days.size:
             continue
         is_before = day < days[0] - gap_days
@@ -110,18 +104,9 @@ def common_rounds(losses: Sequence[Sequence[float]], n_rows: Sequence[int]) -> t
         n_rows: Of each block.
     """
     # Rounds that not every block has grown cannot be compared.
-    n_common = min(
-        map(
-            len,
-            losses,
-        )
-    )
+    n_common = min(map(len, losses))
     curves = np.array([curve[:n_common] for curve in losses])
-    mean = np.average(
-        curves,
-        axis=0,
-        weights=n_rows,
-    )
+    mean = np.average(curves, axis=0, weights=n_rows)
     best = int(np.argmin(mean))
     # LightGBM adds losses in an order that depends on its threads.
     return best + 1, _rounded(float(mean[best]))
@@ -145,10 +130,7 @@ def choose_share(
             is_binary=is_binary,
         )
     # ``min`` takes the first of equals.
-    return min(
-        losses,
-        key=lambda share: losses[share],
-    )
+    return min(losses, key=lambda share: losses[share])
 
 
 def _loss_of(
@@ -169,10 +151,7 @@ def _loss_of(
     )
     return log_loss(
         scores.label,
-        apply_calibration(
-            calibration,
-            raw,
-        ),
+        apply_calibration(calibration, raw),
     )
 
 
@@ -208,19 +187,12 @@ def choose_calibration(
                 )
             losses.append(
                 (
-                    log_loss(
-                        scores.label,
-                        predicted,
-                    ),
+                    log_loss(scores.label, predicted),
                     rank,
                 )
             )
         best = methods[min(losses)[1]]
-    return fit_calibration(
-        best,
-        raw,
-        scores.label,
-    )
+    return fit_calibration(best, raw, scores.label)
 
 
 def level_offset(
@@ -242,22 +214,12 @@ def level_offset(
         In log-odds, or in the label's unit.
     """
     newest = np.unique(scores.day)[-level.days :] if level.days else scores.day[:0]
-    is_newest = np.isin(
-        scores.day,
-        newest,
-    )
+    is_newest = np.isin(scores.day, newest)
     if not is_newest.any():
         return 0.0
     # The mean over rows: a busy day tells more than a quiet one.
     label, values = scores.label[is_newest], predicted[is_newest]
-    shift = (
-        shift_of_log_odds(
-            label,
-            values,
-        )
-        if is_binary
-        else float((label - values).mean())
-    )
+    shift = shift_of_log_odds(label, values) if is_binary else float((label - values).mean())
     shrunk = shift * newest.size / (newest.size + level.prior_days)
     return _rounded(shrunk)
 

@@ -59,36 +59,17 @@ def searched(
         study.enqueue_trial(declared)
 
     def loss_of(trial: optuna.Trial) -> float:
-        chosen = {
-            name: _suggest(
-                trial,
-                name,
-                part,
-            )
-            for name, part in search.parameters.items()
-        }
-        return _loss(
-            _with_params(spec, chosen),
-            blocks,
-            paths,
-        )
+        chosen = {name: _suggest(trial, name, part) for name, part in search.parameters.items()}
+        return _loss(_with_params(spec, chosen), blocks, paths)
 
     # One trial after the other: with several at once the sampler would see them in any order.
-    study.optimize(
-        loss_of,
-        n_trials=search.trials,
-        n_jobs=1,
-    )
+    study.optimize(loss_of, n_trials=search.trials, n_jobs=1)
     record = {
         "trials": search.trials,
         "loss": study.best_value,
         "params": study.best_params,
     }
-    logger.info(
-        "The search of %s chosen %s.",
-        spec.name,
-        record,
-    )
+    logger.info("The search of %s chosen %s.", spec.name, record)
     return _with_params(spec, study.best_params), {"search": record}
 
 
@@ -100,22 +81,9 @@ def _blocks(spec: ModelSpec, rows: pa.Table) -> list[tuple[pa.Table, pa.Table]]:
     # At least half of the days stay before the first block.
     n_days = min(spec.training.validation_days, len(days) // 2)
     earlier = days[: -n_days - spec.training.gap_days]
-    before = rows_between(
-        rows,
-        earlier[0],
-        earlier[-1],
-    )
-    later = rows_between(
-        rows,
-        days[-n_days],
-        days[-1],
-    )
-    rolled = rolling_blocks(
-        before,
-        later,
-        search.folds,
-        spec.training.gap_days,
-    )
+    before = rows_between(rows, earlier[0], earlier[-1])
+    later = rows_between(rows, days[-n_days], days[-1])
+    rolled = rolling_blocks(before, later, search.folds, spec.training.gap_days)
     # A block, or what comes before it, with one label cannot tell parameters apart.
     usable = []
     for fit_rows, block in rolled:
@@ -130,12 +98,7 @@ def _loss(spec: ModelSpec, blocks: list[tuple[pa.Table, pa.Table]], paths: FitPa
     losses = []
     n_rows = []
     for before, block in blocks:
-        fit = watched_trees(
-            FitRows(spec, before),
-            block,
-            paths,
-            "search",
-        )
+        fit = watched_trees(FitRows(spec, before), block, paths, "search")
         losses.append(fit.losses)
         n_rows.append(block.num_rows)
     return common_rounds(losses, n_rows)[1]
@@ -144,18 +107,8 @@ def _loss(spec: ModelSpec, blocks: list[tuple[pa.Table, pa.Table]], paths: FitPa
 def _suggest(trial: optuna.Trial, name: str, bounds: SearchRange) -> int | float:
     # Ranges over an order of magnitude are searched by their logarithm.
     if bounds.is_whole:
-        return trial.suggest_int(
-            name,
-            int(bounds.low),
-            int(bounds.high),
-            log=bounds.is_wide,
-        )
-    return trial.suggest_float(
-        name,
-        bounds.low,
-        bounds.high,
-        log=bounds.is_wide,
-    )
+        return trial.suggest_int(name, int(bounds.low), int(bounds.high), log=bounds.is_wide)
+    return trial.suggest_float(name, bounds.low, bounds.high, log=bounds.is_wide)
 
 
 def _with_params(spec: ModelSpec, chosen: dict[str, Any]) -> ModelSpec:

@@ -232,7 +232,7 @@ def _class_ratios(
     ones = np.ones(label.size)
     is_right, _ = predictions.answered(label)
     of_label = of_rows(classes, label)
-    # The sum over the classes of the squared differences to 1 of one of them and 0 of the others.
+    # Over the classes: the squared differences to 1 for the label's class, to 0 for any other.
     squares = (classes**2).sum(axis=1) - 2 * of_label + 1
     return {
         "log_loss": (-np.log(np.maximum(of_label, EDGE)), ones),
@@ -248,7 +248,9 @@ def _macro(metric: str, label: Vector, predictions: Predictions, days: Days) -> 
     predicted = predictions.predicted_class
     truth = [(label == number) * 1.0 for number in numbers]
     called = [(predicted == number) * 1.0 for number in numbers]
-    hits = days.sums(*(one * other for one, other in zip(truth, called, strict=True)))
+    hits = days.sums(
+        *(is_true * is_called for is_true, is_called in zip(truth, called, strict=True))
+    )
     n_true, n_called = days.sums(*truth), days.sums(*called)
     if metric == "recall":
         return lambda weights: class_means(weights @ hits, weights @ n_true)

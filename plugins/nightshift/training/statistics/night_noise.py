@@ -111,7 +111,7 @@ def effect_deviation(effects: Vector, variances: Vector) -> float:
     by_chance = (variances[1:] + variances[:-1]) / 2
     variance = float((between - by_chance).mean())
     # Nights that are equal but for chance give a little less than 0 as often as a little more.
-    return math.sqrt(max(0.0, variance))
+    return float(math.sqrt(max(0.0, variance)))
 
 
 def _bias_noise(
@@ -164,12 +164,12 @@ def _calibration_noise(
     drawn = np.zeros((N_DRAWS, expected.size))
     for number in range(days.n):
         is_night = days.codes == number
-        night = _NightRows(
+        rows = _NightRows(
             log_odds[is_night],
             bins[is_night],
             expected.size,
         )
-        drawn += night.outcomes(deviation, dice)
+        drawn += rows.outcomes(deviation, dice)
     # Mean and rate of a bin differ by a share of its rows.
     errors = np.abs(drawn - expected).sum(axis=1) / label.size
     measured = calibration_error(label, probability)

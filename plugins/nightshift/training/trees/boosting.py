@@ -153,12 +153,7 @@ def grow_trees(
     if binned_rows is None or state.text or not _can_continue(plan):
         data = _dataset(*train, plan, weight=weight)
     else:
-        data = _binned_dataset(
-            train,
-            plan,
-            binned_rows,
-            weight,
-        )
+        data = _binned_dataset(train, plan, binned_rows, weight)
     valid = None if validation is None else _dataset(*validation, plan, data)
 
     booster = None
@@ -166,12 +161,7 @@ def grow_trees(
         if booster is not None and _can_continue(plan):
             state = _continue_booster(booster, state, plan)
         else:
-            booster, state = _fit_segment(
-                state,
-                data,
-                valid,
-                plan,
-            )
+            booster, state = _fit_segment(state, data, valid, plan)
         _save_checkpoint(checkpoint, state)
         hit(Failpoint.CHECKPOINT_AFTER)
     return replace(state, text=portable(state.text))

@@ -52,12 +52,7 @@ def fit_trees_on_dask(
 
     See ``grow_trees_on_dask``.
     """
-    grown = grow_trees_on_dask(
-        train,
-        validation,
-        plan,
-        scheduler,
-    )
+    grown = grow_trees_on_dask(train, validation, plan, scheduler)
     return stop_at_best(grown.text, grown.losses, plan)
 
 
@@ -218,12 +213,7 @@ def _distributed(client: Client, rows: pa.Table, label: Vector) -> tuple[Any, An
             doubles = [column.to_numpy().astype(np.float64, copy=False) for column in columns]
             matrices.append(_send(client, worker, np.column_stack(doubles)))
             labels.append(_send(client, worker, label[piece]))
-        logger.info(
-            "Worker %s of %s holds %s rows.",
-            number,
-            len(workers),
-            f"{end - first:,}",
-        )
+        logger.info("Worker %s of %s holds %s rows.", number, len(workers), f"{end - first:,}")
     return da.concatenate(matrices), da.concatenate(labels)
 
 

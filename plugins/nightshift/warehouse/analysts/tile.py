@@ -81,11 +81,7 @@ def facts(health: dict[str, Any]) -> list[Line]:
             f"{health['n_predictions']:,} rows, {complete}",
             is_good=share is not None and share >= 1,
         ),
-        Line(
-            "Scored by",
-            f"{champion}, {by_champion} of rows",
-            is_good=not health["is_degraded"],
-        ),
+        Line("Scored by", f"{champion}, {by_champion} of rows", is_good=not health["is_degraded"]),
         Line("Knows", f"until {_instant(health['fresh_as_of'])}"),
     ]
 

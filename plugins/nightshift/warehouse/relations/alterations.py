@@ -33,13 +33,13 @@ def refuse_alterations(conn: Connection, targets: Sequence[Target]) -> None:
     """
     schemas = [target.schema for target in targets]
     tables = [target.table for target in targets]
-    found = [name for (name,) in conn.execute(_ALTERATIONS, [schemas, tables])]
-    if not found:
+    names = [name for (name,) in conn.execute(_ALTERATIONS, [schemas, tables])]
+    if not names:
         return
     raise RowsAlteredError(
         "Triggers or rules that are not ours can drop or alter rows of our tables.",
         expected="only triggers that run after the row, and none that changes it",
-        got="; ".join(found[:_MAX_SHOWN]),
+        got="; ".join(names[:_MAX_SHOWN]),
         todo="Nothing was written. Ask their owner, or drop them (runbook); then rerun the task.",
     )
 
