@@ -46,6 +46,7 @@ PLACEHOLDERS = {
     "number": "1",
     "partition": "2013-03-10",
     "pid": "1",
+    "relation": "raw.weather",
     "row": "1",
     "text": "3",
     "token": "0123456789abcdef",

@@ -277,10 +277,16 @@ def test_a_refused_load_fails_with_its_code_and_an_abandoned_one_is_aborted(
     assert CANARY not in json.dumps(documents)
 
 
+def forget_what_was_sent(night: Settings) -> None:
+    with connect(night, "test") as conn:
+        conn.execute("delete from ops.telemetry_sent")
+
+
 def test_events_reach_a_receiver_once_whatever_it_does(
     night: Settings, monkeypatch: pytest.MonkeyPatch, events: list[dict[str, Any]]
 ) -> None:
     assert not is_on()
+    forget_what_was_sent(night)
     with running() as receiver:
         config = {
             "type": "http",
@@ -315,8 +321,7 @@ def test_events_reach_a_receiver_once_whatever_it_does(
 def test_events_go_into_a_file_as_the_standard_says(
     night: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with connect(night, "test") as conn:
-        conn.execute("delete from ops.telemetry_sent")
+    forget_what_was_sent(night)
     path = tmp_path / "events.json"
     config = tmp_path / "openlineage.yml"
     config.write_text(
