@@ -53,7 +53,7 @@ INSTANTS = {
     **{f"the first of {unit}": (pa.timestamp(unit), -END) for unit in UNITS},
     # A file has no seconds: they are stored as milliseconds.
     "the last of s": (pa.timestamp("s"), END // 1000),
-    "the first of s": (pa.timestamp("s"), -END // 1000),
+    "the first of s": (pa.timestamp("s"), -(END // 1000)),
     "the year 10000": (pa.timestamp("s", "UTC"), 253_402_300_800),
     "the year 0": (pa.timestamp("ms", "UTC"), -62_135_596_800_001),
     "a day of the year 5881580": (pa.date32(), 2**31 - 1),

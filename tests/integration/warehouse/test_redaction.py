@@ -7,6 +7,7 @@ import traceback
 import psycopg
 import pytest
 
+from nightshift.errors import ConstraintError
 from nightshift.warehouse.connection import connect
 
 pytestmark = pytest.mark.integration
@@ -28,8 +29,11 @@ def test_no_traceback_quotes_a_row_when_a_statement_fails(settings, statement):
         conn.execute("create table people (id integer not null, name text, unique (name))")
         conn.execute("insert into people values (1, 'Anna Muster')")
 
-    with pytest.raises(psycopg.Error) as caught, connect(settings) as conn:
+    errors = (psycopg.Error, ConstraintError)
+    with pytest.raises(errors) as caught, connect(settings) as conn:
         conn.execute(statement.encode())
 
     assert SECRET not in "".join(traceback.format_exception(caught.value))
-    assert caught.value.sqlstate
+    of_server = caught.value.__cause__ or caught.value
+    assert isinstance(of_server, psycopg.Error)
+    assert of_server.sqlstate

@@ -47,7 +47,9 @@ def world(session_settings, template_database, tmp_path) -> Iterator[HostileWorl
 def load(world: HostileWorld, day: dt.date) -> dict[str, Any]:
     """Load a day with odd texts and refused rows, and return what is there then."""
     texts = ["hill", "Straße", "a\\b", "NULL", "{x}", "日本", "\\x41", "it's"]
-    rows = [f'"{text}",{day} 10:00:{n:02d},{n},\n' for n, text in enumerate(texts * 10)]
+    rows = [
+        f'"{text}",{day} 10:{n // 60:02d}:{n % 60:02d},{n},\n' for n, text in enumerate(texts * 10)
+    ]
     rows = [row.replace(",,", ",") for row in rows]
     rows[7] = f"late,{day - dt.timedelta(days=9)} 10:00,1,\n"
     world.bring(day, (HEADER + "".join(rows)).encode(), len(rows))
@@ -68,6 +70,15 @@ def load(world: HostileWorld, day: dt.date) -> dict[str, Any]:
     }
 
 
+def forget_loads(world: HostileWorld) -> None:
+    with connect(as_admin(world.settings), "dba") as dba:
+        # Corrections refer to refused rows, and their trigger refuses to lose any.
+        dba.execute("set session_replication_role = replica")
+        dba.execute("truncate raw.visits, raw.ingested_drops, quarantine.refused_rows cascade")
+        dba.execute("delete from ops.published")
+        dba.execute("delete from ops.loads")
+
+
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_a_load_is_the_same_whatever_the_role_has_set(world, monkeypatch, size):
     if size == "large":
@@ -81,11 +92,8 @@ def test_a_load_is_the_same_whatever_the_role_has_set(world, monkeypatch, size):
                 change = sql.SQL(f"alter {scope} set {name} to {{value}}")
                 dba.execute(change.format(role=role, database=database, value=sql.Literal(value)))
 
+        forget_loads(world)
         # Another database session each time: a setting of a role holds from the login on.
-        world.conn.execute(
-            "truncate raw.visits, raw.ingested_drops, quarantine.refused_rows;"
-            " delete from ops.published; delete from ops.loads"
-        )
         assert load(world, DAY) == expected, (name, value)
 
         with connect(as_admin(world.settings), "dba") as dba:

@@ -63,15 +63,16 @@ def profile(
 
     settings = load_settings()
     days = PartitionRange.of(first, last)
+    other_first = against_first or against_last
+    other_days = PartitionRange.of(other_first, against_last) if other_first else None
     with connect(settings, "nightshift profile") as conn:
         sketches = _read_profiles(settings, conn, dataset, days)
         if check:
             raise typer.Exit(_print_checks(settings, dataset, sketches, len(days)))
-        if not against_first:
+        if other_days is None:
             rows = [_summary(name, sketch) for name, sketch in sketches.items()]
             print_table(SUMMARY_HEADERS, rows)
             return
-        other_days = PartitionRange.of(against_first, against_last)
         references = _read_profiles(settings, conn, dataset, other_days)
     rows = []
     for name, sketch in sketches.items():
