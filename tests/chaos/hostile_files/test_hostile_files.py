@@ -115,6 +115,7 @@ MANY_ROWS = {
 MOST_MIB_OF_ONE = 768
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", MANY_ROWS)
 def test_one_drop_holds_a_bounded_number_of_its_rows_in_memory(world, kind, record_figure):
     """The contract allows all of it, so all is kept: an hour's work of Python objects."""
