@@ -54,8 +54,8 @@ def connection_options(settings: Settings) -> str:
         "extra_float_digits": "1",
         # A policy that would hide rows from us is an error: a part would look like the whole.
         "row_security": "off",
-        # An admin may have set these for the role or the database; they change what strings mean, or
-        # let the fencing tokens fail that writers wait for.
+        # An admin may have set these for the role or the database: they change what a string means,
+        # or let the fencing tokens fail that writers wait for.
         "default_transaction_isolation": r"read\ committed",
         "client_encoding": "UTF8",
         "intervalstyle": "postgres",

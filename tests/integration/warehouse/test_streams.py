@@ -264,7 +264,7 @@ def test_nothing_is_stored_when_the_warehouse_refuses_the_last_batch(settings, c
         pa.table({"i4": pa.array([i], pa.int32()), "t": [text]})
         for i, text in enumerate(["good", "good", "refused"])
     ]
-    with pytest.raises(WarehouseError, match="did not take rows|constraint of the warehouse"):
+    with pytest.raises(WarehouseError, match=r"did not take rows|constraint of the warehouse"):
         append_stream(settings, "raw", "taken", given, lambda _: True, "test", n_connections)
 
     assert conn.execute("select count(*) from raw.taken").fetchone() == (0,)
