@@ -14,6 +14,7 @@ from nightshift.settings import PROJECT_ROOT, Settings
 PAGES = sorted(
     [*(PROJECT_ROOT / "docs" / "runbooks").glob("*.md"), PROJECT_ROOT / "docs" / "production.md"]
 )
+_UNDERSTOOD = (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject)
 
 
 def statements() -> list[tuple[str, str]]:
@@ -52,6 +53,10 @@ def test_every_statement_of_a_page_runs(settings: Settings, conn: psycopg.Connec
             with conn.transaction(force_rollback=True):
                 conn.execute(sql.encode())
         except psycopg.Error as error:
+            # An admin's change is parsed and its relation looked up: here nobody is the admin, and
+            # the name of a trigger or constraint is a placeholder's value.
+            if sql.startswith("alter ") and isinstance(error, _UNDERSTOOD):
+                continue
             problems.append(f"{page}: {sql}\n    {error}")
     assert not problems, "\n".join(problems)
     assert [sql for _, sql in every if re.search(r"<\w+>", sql)] == []
