@@ -9,7 +9,6 @@ import os
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from nightshift.incidents.rules.files import restore_command
 from nightshift.notices.notice_settings import (
     FILE_NAME,
     NoticeSettingsError,
@@ -30,6 +29,9 @@ def usable_settings(settings: Settings) -> tuple[NoticeSettings, NoticeSettingsE
     Raises:
         NoticeSettingsError: The file is wrong, and none has worked here before.
     """
+    # The rules read raw files; DAG files, which import this module, must stay light.
+    from nightshift.incidents.rules.files import restore_command
+
     path = settings.notices_file or settings.dags_dir / FILE_NAME
     kept = _kept_path(settings, path)
     try:
