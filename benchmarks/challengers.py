@@ -310,7 +310,7 @@ def is_night_after(n: int) -> Callable[[pa.Table], npt.NDArray[np.bool_]]:
     return lambda rows: numbers(rows, "day") >= N_HISTORY + LATE + n
 
 
-def with_labels(world: World, change: Callable[[Doubles, np.random.Generator], Doubles]) -> Any:  # noqa: ANN401
+def with_labels(world: World, change: Callable[[Doubles, np.random.Generator], Doubles]) -> Any:  # noqa: ANN401 - a model of any engine
     """Return a model that was fitted on other labels."""
     label = change(numbers(world.history, "is_late"), np.random.default_rng(world.number))
     index = world.history.column_names.index("is_late")

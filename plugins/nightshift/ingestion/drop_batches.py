@@ -165,7 +165,8 @@ def _write_together(
     try:
         return write()
     except ContractError:
-        pass
+        # Which of them it is, each load of one drop tells below.
+        logger.info("The warehouse refuses %s drops together; each is tried alone.", len(indices))
     except GateError:
         if not refusals.is_late:
             raise

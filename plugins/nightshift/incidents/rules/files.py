@@ -6,6 +6,7 @@ Where the folder is under version control, the command brings the last good file
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
@@ -179,7 +180,6 @@ def _broken_sql(
         files: What differs from it, relative to the folder; at least one.
     """
     shown = ", ".join(files[:MAX_SHOWN_FILES])
-    paths = " ".join(files)
     models: set[str] = set()
     for names in context.models_of_view.values():
         models.update(names)
@@ -191,7 +191,7 @@ def _broken_sql(
         subject=f"dbt_project/{files[0]}",
         what=f"The build fails since {shown} of dbt_project changed.",
         consequence="No features are built: readers get the last scores or the rule.",
-        command=f"git -C {folder} checkout {revision} -- {paths}",
+        command=_restore(folder, revision, files),
         key="dbt_project",
         tables=tuple(context.models_of_view),
         models=tuple(sorted(models)),
@@ -297,7 +297,7 @@ def _deleted_dags_command(folder: Path) -> str:
     """Return the command that brings back the DAG file that was deleted last."""
     deleted = _git(folder, "ls-files", "--deleted", "--", "*.py").splitlines()
     if deleted:
-        return f"git -C {folder} checkout HEAD -- {deleted[0]}"
+        return _checkout(folder, "HEAD", deleted[:1])
     last = _git(
         folder,
         "log",
@@ -312,7 +312,7 @@ def _deleted_dags_command(folder: Path) -> str:
     revision, _, file = last.partition("\n\n")
     if not file:
         return "nightshift airflow dags list-import-errors"
-    return f"git -C {folder} checkout {revision}~1 -- {file.splitlines()[0]}"
+    return _checkout(folder, f"{revision}~1", file.splitlines()[:1])
 
 
 def restore_command(folder: Path, file: str) -> str:
@@ -321,10 +321,27 @@ def restore_command(folder: Path, file: str) -> str:
     if not last_change:
         # Not under version control here: the deployment has the file.
         return "nightshift status"
-    # What was changed and not committed was good in the last commit.
-    is_committed = not _git(folder, "status", "--porcelain", "--", file)
-    revision = f"{last_change}~1" if is_committed else "HEAD"
-    return f"git -C {folder} checkout {revision} -- {file}"
+    return _restore(folder, f"{last_change}~1", [file])
+
+
+def _restore(folder: Path, revision: str, files: list[str]) -> str:
+    """Return the command that brings files back as they were in a commit, and loses no work.
+
+    Files that were edited and not committed are put aside first: the last commit had good ones, or
+    the next evaluation names an earlier commit.
+    """
+    if _git(folder, "status", "--porcelain", "--", *files):
+        return _command(folder, "stash", "push", "--", *files)
+    return _checkout(folder, revision, files)
+
+
+def _checkout(folder: Path, revision: str, files: list[str]) -> str:
+    return _command(folder, "checkout", revision, "--", *files)
+
+
+def _command(folder: Path, *arguments: str) -> str:
+    """Return a command of git as a shell reads it, also in a folder with a space."""
+    return shlex.join(["git", "-C", str(folder), *arguments])
 
 
 def _git(folder: Path, *arguments: str) -> str:
