@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
-# Tests run in an order that this number draws; fixed, so that what is green here is green elsewhere.
+# Draws the order of the tests; fixed, so that what is green here is green elsewhere.
 SEED ?= 1
 # Two processes that share nothing; tests/conftest.py says which tests stay together.
 IN_TWO := $(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder --randomly-seed=$(SEED)
