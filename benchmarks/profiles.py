@@ -72,7 +72,7 @@ def nightshift(_: int) -> dict[str, Any]:
 
     from nightshift.quality.column_order import OrderCounter
     from nightshift.quality.drift_statistics import jensen_shannon, stability_index, wasserstein
-    from nightshift.quality.profiles import keep_profile, profile_load, scan_load
+    from nightshift.quality.profiles import keep_profile, own_stream, profile_load, scan_load
     from nightshift.quality.sketches.number_sketch import NumberSketch
     from nightshift.warehouse.connection import connect
 
@@ -86,7 +86,7 @@ def nightshift(_: int) -> dict[str, Any]:
         assert row is not None
         conn.execute("delete from monitoring.profiles where load_id = %s", row)
         started = time.perf_counter()
-        sketches = scan_load(settings, conn, _load(row[0]), RUN, counter)
+        sketches = scan_load(conn, _load(row[0]), own_stream(settings, RUN), counter)
         keep_profile(conn, _load(row[0]), sketches, RUN)
         in_range = [
             sketch.minimum is None or (sketch.minimum > -10 and sketch.maximum < 1e10)

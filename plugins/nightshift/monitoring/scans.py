@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from nightshift.errors import WarehouseError
 from nightshift.quality.column_order import OrderCounter
 from nightshift.quality.column_summary import ColumnSummary, summarize
-from nightshift.quality.profiles import LoadTable, keep_profile, profile_load, scan_load
+from nightshift.quality.profiles import (
+    LoadTable,
+    keep_profile,
+    own_stream,
+    profile_load,
+    scan_load,
+)
 from nightshift.quality.stored_summaries import keep_order, ordered_days
 from nightshift.scoring.level.level_records import published_shift
+from nightshift.warehouse.fast_io.arrow_io import lean_streams
 from nightshift.warehouse.schema_lock import try_session_lock
 
 if TYPE_CHECKING:
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.partitions import Partition
     from nightshift.contracts.run import RunContext
     from nightshift.quality.column_order import ColumnOrder
+    from nightshift.quality.profiles import Stream
     from nightshift.quality.sketches.sketch import Sketch
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
@@ -78,11 +86,11 @@ class PartitionScans:
         # The kept profile is that of all rows: it is another scan.
         load = replace(published, left_out=left_out)
         if load not in self._scans:
+            stream = own_stream(self.settings, self.run)
             self._scans[load] = scan_with_order(
-                self.settings,
                 self.conn,
                 load,
-                self.run,
+                stream,
                 types,
             )
         return self._scans[load]
@@ -113,19 +121,17 @@ def feature_types(spec: ModelSpec) -> dict[str, str]:
 
 
 def scan_with_order(
-    settings: Settings,
     conn: Connection,
     load: LoadTable,
-    run: RunContext,
+    stream: Stream,
     types: Mapping[str, str],
 ) -> Scan:
     """Scan one partition of a load."""
     counter = OrderCounter()
     profile = scan_load(
-        settings,
         conn,
         load,
-        run,
+        stream,
         counter,
         types,
     )
@@ -174,15 +180,17 @@ def profile_missing(
     done: set[dt.date] = set()
     while waiting := set(loads) - done - ordered_days(conn, dataset, loads):
         is_idle = True
-        for day in sorted(waiting):
-            load = LoadTable(dataset, "features", spec.feature_table, loads[day], day)
-            name = f"profile {dataset} {day} {load.load_id}"
-            with try_session_lock(conn, name) as is_ours:
-                # Two models of a view share the work: each takes what the other has not.
-                if is_ours:
-                    _profile_once(settings, conn, spec, run, load)
-                    done.add(day)
-                    is_idle = False
+        # One connection for all: the first verdict of a model scans the nights of its training.
+        with lean_streams(settings, run.application_name) as stream:
+            for day in sorted(waiting):
+                load = LoadTable(dataset, "features", spec.feature_table, loads[day], day)
+                name = f"profile {dataset} {day} {load.load_id}"
+                with try_session_lock(conn, name) as is_ours:
+                    # Two models of a view share the work: each takes what the other has not.
+                    if is_ours:
+                        _profile_once(conn, spec, run, load, stream)
+                        done.add(day)
+                        is_idle = False
         if is_idle:
             if time.monotonic() > deadline:
                 raise WarehouseError(
@@ -196,11 +204,15 @@ def profile_missing(
 
 
 def _profile_once(
-    settings: Settings, conn: Connection, spec: ModelSpec, run: RunContext, load: LoadTable
+    conn: Connection,
+    spec: ModelSpec,
+    run: RunContext,
+    load: LoadTable,
+    stream: Stream,
 ) -> None:
     if ordered_days(conn, load.dataset, {load.day: load.load_id}):
         return
-    scan = scan_with_order(settings, conn, load, run, feature_types(spec))
+    scan = scan_with_order(conn, load, stream, feature_types(spec))
     if scan.profile:
         keep_features(conn, load, scan, run)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from nightshift.quality.column_order import OrderCounter
     from nightshift.settings import Settings
     from nightshift.warehouse.connection import Connection
+
+    Stream = Callable[[sql.Composed | sql.SQL], Iterator[pa.RecordBatch]]
 
 _TECHNICAL = {"partition_date", "load_id", "run_id"}
 _NUMBERS = {16, 20, 21, 23, 700, 701, 1700}
@@ -151,26 +153,24 @@ def profile_load(
     stored = _read(conn, load.dataset, [(load.day, load.load_id)])
     if stored:
         return stored
-    profile = scan_load(settings, conn, load, run)
+    profile = scan_load(conn, load, own_stream(settings, run))
     keep_profile(conn, load, profile, run)
     return profile
 
 
 def scan_load(
-    settings: Settings,
     conn: Connection,
     load: LoadTable,
-    run: RunContext,
+    stream: Stream,
     counter: OrderCounter | None = None,
     types: Mapping[str, str] | None = None,
 ) -> dict[str, Sketch]:
     """Profile one partition of a load and store nothing; empty without rows.
 
     Args:
-        settings: Where the warehouse is.
         conn: A connection outside of a transaction.
         load: What to profile.
-        run: Names the connection.
+        stream: Reads the rows: ``own_stream``, or one of ``lean_streams`` for several loads.
         counter: Compares the columns of the same rows, in the same scan.
         types: PostgreSQL's type as which a column is read, where it is not its own.
 
@@ -178,14 +178,27 @@ def scan_load(
         ProfileError: The table has no column that can be profiled.
         WarehouseError: The server cannot be reached, or ended the query.
     """
-    query = _query(conn, load, types or {})
-    # The next batch is read while this one is counted.
-    stream = stream_arrow(settings, query, run.application_name, is_lean=True)
-    with Prefetcher(stream) as batches:
-        profile = scan(batches, counter)
+    profile = scan(stream(_query(conn, load, types or {})), counter)
     # A profile of no rows would hide that the load is empty.
     has_rows = any(sketch.n_rows for sketch in profile.values())
     return profile if has_rows else {}
+
+
+def own_stream(settings: Settings, run: RunContext) -> Stream:
+    """Return a reader with a connection of its own, in a thread that reads ahead.
+
+    Args:
+        settings: Where the warehouse is.
+        run: Names the connection.
+    """
+
+    def stream(query: sql.Composed | sql.SQL) -> Iterator[pa.RecordBatch]:
+        rows = stream_arrow(settings, query, run.application_name, is_lean=True)
+        # The next batch is read while this one is counted.
+        with Prefetcher(rows) as batches:
+            yield from batches
+
+    return stream
 
 
 def read_profiles(conn: Connection, dataset: str, partitions: PartitionRange) -> dict[str, Sketch]:

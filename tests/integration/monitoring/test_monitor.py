@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.lake.object_store import ObjectStore
+from nightshift.monitoring import scans
 from nightshift.monitoring import verdict_report as module
 from nightshift.monitoring.champion import Champion
 from nightshift.monitoring.columns import reference_reader
@@ -16,7 +18,7 @@ from nightshift.monitoring.report import ReportError
 from nightshift.monitoring.scans import profile_missing
 from nightshift.monitoring.verdict import read_verdict
 from nightshift.quality import profiles
-from nightshift.quality.profiles import keep_profile
+from nightshift.quality.profiles import LoadTable, keep_profile
 from nightshift.quality.stored_summaries import ordered_days
 from nightshift.registry.model_versions import find_version
 from nightshift.warehouse.connection import connect
@@ -24,10 +26,28 @@ from nightshift.warehouse.control_tables.retrain_requests import close_request
 from nightshift.warehouse.damage import DamagedInputError
 from nightshift.warehouse.published import published_loads
 
+if TYPE_CHECKING:
+    from nightshift.quality.sketches.sketch import Sketch
+    from nightshift.warehouse.connection import Connection
+
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("no_report")]
 WINDY = 0.65
 """A shift that is drift, some five usual variations from night to night, and no jump of a feed."""
 STORM = 3.0
+
+
+def scanned_loads(monkeypatch: pytest.MonkeyPatch) -> list[LoadTable]:
+    """Return a list that gets each load whose rows are read, whoever asks for them."""
+    loads: list[LoadTable] = []
+    real = profiles.scan_load
+
+    def recorded(conn: Connection, load: LoadTable, *given: Any) -> dict[str, Sketch]:
+        loads.append(load)
+        return real(conn, load, *given)
+
+    for where in (profiles, scans):
+        monkeypatch.setattr(where, "scan_load", recorded)
+    return loads
 
 
 def test_verdict_says_so_when_there_is_no_champion_yet(history) -> None:
@@ -67,16 +87,11 @@ def test_quiet_night_is_ok_when_champion_scored_it(world) -> None:
 def test_rows_of_a_night_are_read_once_for_drift_and_profile(world, monkeypatch) -> None:
     world.add_night("2020-02-02")
     world.score_night("2020-02-02")
-    real, queries = profiles.stream_arrow, []
-    monkeypatch.setattr(
-        profiles,
-        "stream_arrow",
-        lambda *given, **how: (queries.append(given[1]), real(*given, **how))[1],
-    )
+    scanned = scanned_loads(monkeypatch)
     world.measure("2020-02-02")
 
-    of_the_night = [query for query in queries if "datetime.date(2020, 2, 2)" in repr(query)]
-    assert len(of_the_night) == 2  # features and predictions
+    of_the_night = [load.dataset for load in scanned if load.day == dt.date(2020, 2, 2)]
+    assert sorted(of_the_night) == ["features/parcel", "predictions/parcel_late"]
     kept = world.conn.execute(
         "select dataset, count(*) > 3 from monitoring.profiles where "
         "partition_date = '2020-02-02' group by 1 order by 1"
@@ -87,12 +102,7 @@ def test_rows_of_a_night_are_read_once_for_drift_and_profile(world, monkeypatch)
 def test_processes_at_once_profile_each_night_once(history, monkeypatch) -> None:
     window = PartitionRange.of("2020-01-01", "2020-01-06")
     loads = published_loads(history.conn, history.spec.features_dataset, window)
-    real, queries = profiles.stream_arrow, []
-    monkeypatch.setattr(
-        profiles,
-        "stream_arrow",
-        lambda *given, **how: (queries.append(given[1]), real(*given, **how))[1],
-    )
+    scanned = scanned_loads(monkeypatch)
 
     def profile(_: int) -> None:
         with connect(history.settings, "test") as conn:
@@ -102,7 +112,8 @@ def test_processes_at_once_profile_each_night_once(history, monkeypatch) -> None
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(profile, range(3)))
-    assert len(queries) == len(loads) == 6
+    assert sorted(load.day for load in scanned) == sorted(loads)
+    assert len(loads) == 6
 
 
 def test_scores_of_the_training_are_stored_for_all_days_or_none(world, monkeypatch) -> None:

@@ -24,6 +24,7 @@ from nightshift.quality.profiles import (
     LoadTable,
     ProfileError,
     keep_profile,
+    own_stream,
     profile_load,
     read_profiles,
     scan,
@@ -98,7 +99,7 @@ def test_columns_are_compared_in_the_same_scan_whatever_their_type(settings, con
         " alter carrier type features.kind using carrier::features.kind"
     )
     counter = OrderCounter()
-    scanned = scan_load(settings, conn, loads[0], run, counter, {"carrier": "text"})
+    scanned = scan_load(conn, loads[0], own_stream(settings, run), counter, {"carrier": "text"})
     assert (scanned["carrier"].n_missing, len(scanned["carrier"].levels)) == (125, 3)
 
     order = counter.order()
