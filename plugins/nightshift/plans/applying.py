@@ -82,7 +82,7 @@ def apply_plan(
             _refuse_used(conn, plan)
             run = RunContext(plan.run_id, actor=actor)
             stages = StageRunner(settings, plan, reason, run)
-            job = _Application(settings, conn, plan, stages)
+            job = _Application(settings, conn, plan, stages, started)
             job.refuse_stale()
             before = published_hashes(conn)
             # A plan with a beginning and no end was killed: it may be applied again.
@@ -147,12 +147,13 @@ def _note_failure(
 
 @dataclass(frozen=True)
 class _Application:
-    """One application of one plan."""
+    """One application of one plan; ``started`` is the monotonic clock at its beginning."""
 
     settings: Settings
     conn: Connection
     plan: Plan
     stages: StageRunner
+    started: float
 
     def refuse_stale(self) -> None:
         """Refuse the plan if anything differs from what it rests on.
@@ -175,6 +176,8 @@ class _Application:
 
     def run_steps(self, report: Report) -> None:
         """Run the steps in order; before each, refuse what changed meanwhile."""
+        # What lies before a step is its time, too: the steps add up to what the user waits.
+        started = self.started
         for number, step in enumerate(self.plan.work, 1):
             # A rollback flips all of its ranges at its first step.
             if step.stage == "rollback" and number > 1:
@@ -182,16 +185,19 @@ class _Application:
             if number > 1:
                 self.refuse_stale()
             report(f"{step.stage:<9} {step.dataset} {step.partitions}: {step.reason}")
-            started = time.monotonic()
             self.stages.run_step(step, report)
-            seconds = time.monotonic() - started
+            n_rows = published_rows(self.conn, step)
+            ended = time.monotonic()
             detail = {
                 "stage": step.stage,
                 "dataset": step.dataset,
                 "n_partitions": self._n_partitions(step),
-                "n_rows": published_rows(self.conn, step),
-                "seconds": round(seconds, 3),
+                "n_rows": n_rows,
+                "seconds": round(ended - started, 3),
+                # It loads the libraries.
+                "is_first": number == 1,
             }
+            started = ended
             _note(self.conn, self.plan, "step", detail)
 
     def _n_partitions(self, step: Step) -> int:

@@ -1,15 +1,16 @@
 """Predict what a plan costs: seconds, rows and bytes, from the record of earlier loads.
 
 Steps of applied plans are the best record, since they were timed from end to end. Without them the
-loads of the write path serve: from their beginning to their end in the ledger. A stage may work
-long before its load begins, so the first timed steps say by how much the loads are too short.
+loads of the write path serve: from their beginning to their end in the ledger. A stage works before
+and after its load, and the first step of a plan loads libraries too: what that takes is learnt from
+the timed steps, and begins with what benchmarks/plan_costs.py measured.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,17 @@ FIXED_SHARES = {"ingest": 0.8, "transform": 0.9}
 """The same of stages that start dbt or read a listing once: a backfill of five days took 46 s where
 one of a day took 44 s (benchmarks/plan_costs.py).
 """
+AROUND_LOAD = {
+    "ingest": (0.6, 0.0),
+    "transform": (0.5, 0.0),
+    "score": (0.6, 0.0),
+    "monitor": (0.1, 0.5),
+}
+"""Seconds of a step, and of each of its partitions, before and after its load; used until a step of
+the dataset was timed.
+"""
+STARTUP = {"ingest": 3.0, "transform": 3.0, "score": 3.0, "monitor": 1.0}
+"""Seconds that the first step of a plan takes longer, until both kinds were timed."""
 BAND = (10, 90)
 """Percentiles of what earlier loads took, over what is predicted of them."""
 _SHORTEST = 1e-3
@@ -46,12 +58,14 @@ class Samples:
         seconds: Of each, shape (n,).
         source: ``plans``, ``loads``, or ``loads and plans``.
         fixed_share: Share that does not grow with the partitions, where all had as many.
+        startup: Seconds that the first step of a plan takes longer.
     """
 
     n_partitions: Vector
     seconds: Vector
     source: str
     fixed_share: float = FIXED_SHARE
+    startup: float = 0.0
 
     @property
     def is_empty(self) -> bool:
@@ -97,13 +111,15 @@ def predict(conn: Connection, work: Iterable[Step]) -> Cost:
     n_bytes = 0.0
     ratios: list[float] = []
     sources: set[str] = set()
-    for step in work:
+    for number, step in enumerate(work):
         samples = read_samples(conn, step)
         # A stage that never ran has no record: the source says so.
         if samples.is_empty:
             sources.add(f"nothing for {step.stage} of {step.dataset}")
         else:
             seconds += samples.seconds_of(len(step.partitions))
+            if number == 0:
+                seconds += samples.startup
             ratios += samples.ratios()
             sources.add(samples.source)
         rows = expected_rows(conn, step)
@@ -127,7 +143,10 @@ def predict(conn: Connection, work: Iterable[Step]) -> Cost:
 
 
 def read_samples(conn: Connection, step: Step) -> Samples:
-    """Return timed steps of earlier plans; without enough of them, the loads of the ledger."""
+    """Return timed steps of earlier plans; without enough of them, the loads of the ledger.
+
+    The seconds are those of a later step of a plan.
+    """
     values = {
         "stage": step.stage,
         "dataset": step.dataset,
@@ -135,38 +154,70 @@ def read_samples(conn: Connection, step: Step) -> Samples:
         "limit": MAX_SAMPLES,
     }
     rows = conn.execute(_TIMED_STEPS, values).fetchall()
-    share = FIXED_SHARES.get(step.stage, FIXED_SHARE)
-    timed = _samples(rows, "plans", share)
+    timed = timed_samples(step.stage, rows)
     # Two could be two unusual ones.
     if len(rows) >= MIN_TIMED_STEPS:
         return timed
-    loads = _samples(conn.execute(_LOADS, values).fetchall(), "loads", share)
+    loads = ledger_samples(step.stage, conn.execute(_LOADS, values).fetchall())
     if timed.is_empty or loads.is_empty:
         return timed if loads.is_empty else loads
     return corrected(loads, timed)
 
 
+def timed_samples(stage: str, rows: Sequence[tuple[Any, ...]]) -> Samples:
+    """Return timed steps, and what a first step takes longer.
+
+    Args:
+        stage: Of all of them.
+        rows: Partitions, seconds, and whether it was the first step of its plan.
+    """
+    later = _samples(stage, [row[:2] for row in rows if not row[2]], "plans")
+    first = _samples(stage, [row[:2] for row in rows if row[2]], "plans")
+    startup = STARTUP.get(stage, 0.0)
+    if later.seconds.size >= MIN_TIMED_STEPS and not first.is_empty:
+        expected = np.array([later.seconds_of(int(n)) for n in first.n_partitions])
+        startup = max(0.0, float(np.median(first.seconds - expected)))
+    n_partitions = np.concatenate([later.n_partitions, first.n_partitions])
+    without_startup = np.maximum(first.seconds - startup, _SHORTEST)
+    seconds = np.concatenate([later.seconds, without_startup])
+    return replace(later, n_partitions=n_partitions, seconds=seconds, startup=startup)
+
+
+def ledger_samples(stage: str, rows: Sequence[tuple[Any, ...]]) -> Samples:
+    """Return steps that were never timed: their loads, and what is usual around a load.
+
+    Args:
+        stage: Of all of them.
+        rows: Partitions and seconds of the loads.
+    """
+    loads = _samples(stage, rows, "loads")
+    fixed, each = AROUND_LOAD.get(stage, (0.0, 0.0))
+    seconds = loads.seconds + fixed + each * loads.n_partitions
+    return replace(loads, seconds=seconds, startup=STARTUP.get(stage, 0.0))
+
+
 def corrected(loads: Samples, timed: Samples) -> Samples:
-    """Return the loads as long as the few timed steps say that such steps are.
+    """Return the loads as much longer, or shorter, as the few timed steps say that steps are.
 
     Args:
         loads: From the ledger; at least one.
         timed: Steps of plans; at least one.
     """
     expected = np.array([loads.seconds_of(int(n)) for n in timed.n_partitions])
-    factor = float(np.median(timed.seconds / np.maximum(expected, _SHORTEST)))
-    seconds = loads.seconds * factor
-    return Samples(loads.n_partitions, seconds, "loads and plans", loads.fixed_share)
+    longer = float(np.median(timed.seconds - expected))
+    if longer >= 0:
+        seconds = loads.seconds + longer
+    else:
+        # No load may end before it began.
+        seconds = loads.seconds * float(np.median(timed.seconds / expected))
+    return replace(loads, seconds=seconds, source="loads and plans", startup=timed.startup)
 
 
-def _samples(
-    rows: Sequence[tuple[Any, ...]],
-    source: str,
-    fixed_share: float,
-) -> Samples:
+def _samples(stage: str, rows: Sequence[tuple[Any, ...]], source: str) -> Samples:
     # Two columns also without a row.
     table = np.array(rows, dtype=float).reshape(-1, 2)
-    return Samples(table[:, 0], table[:, 1], source, fixed_share)
+    share = FIXED_SHARES.get(stage, FIXED_SHARE)
+    return Samples(table[:, 0], table[:, 1], source, share)
 
 
 def _pattern(step: Step) -> str:
@@ -175,7 +226,10 @@ def _pattern(step: Step) -> str:
 
 
 _TIMED_STEPS = """
-select (detail ->> 'n_partitions')::int, (detail ->> 'seconds')::float8
+select
+    (detail ->> 'n_partitions')::int,
+    (detail ->> 'seconds')::float8,
+    coalesce((detail ->> 'is_first')::boolean, false)
 from ops.plan_events
 where event = 'step' and detail ->> 'stage' = %(stage)s and detail ->> 'dataset' = %(dataset)s
 order by event_id desc limit %(limit)s

@@ -34,8 +34,26 @@ def test_half_is_fixed_when_all_loads_were_equally_long():
 def test_the_first_timed_steps_say_by_how_much_the_loads_are_too_short():
     # A monitor measures for seconds before its load begins.
     loads = Samples(np.array([1.0, 1, 3, 3]), np.array([0.5, 0.5, 1.5, 1.5]), "loads")
-    timed = Samples(np.array([1.0, 3]), np.array([5.0, 15]), "plans")
-    assert cost.corrected(loads, timed).seconds_of(2) == pytest.approx(10)
+    timed = Samples(np.array([1.0, 3]), np.array([4.5, 5.5]), "plans")
+    assert cost.corrected(loads, timed).seconds_of(2) == pytest.approx(5)
+
+
+def test_a_step_that_was_never_timed_takes_longer_than_its_load():
+    loads = cost.ledger_samples("monitor", [(1, 0.4), (1, 0.4)])
+    fixed, each = cost.AROUND_LOAD["monitor"]
+    assert loads.seconds_of(1) == pytest.approx(0.4 + fixed + each)
+    assert loads.startup == cost.STARTUP["monitor"]
+
+
+def test_the_first_step_of_a_plan_is_timed_apart():
+    later = [(1, 1.0, False), (3, 2.0, False), (3, 2.0, False)]
+    timed = cost.timed_samples("score", [*later, (1, 6.0, True), (3, 7.0, True)])
+    assert timed.startup == pytest.approx(5)
+    assert timed.seconds_of(2) == pytest.approx(1.5)
+    # Of first steps alone, what a start takes is not known yet.
+    alone = cost.timed_samples("score", [(1, 6.0, True)])
+    assert alone.startup == cost.STARTUP["score"]
+    assert alone.seconds_of(1) + alone.startup == pytest.approx(6)
 
 
 def test_the_band_holds_the_prediction(monkeypatch: pytest.MonkeyPatch):
