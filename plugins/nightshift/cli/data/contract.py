@@ -41,7 +41,8 @@ def diff(
     """Compare the newest drop of a day with its contract, and print the YAML that adopts it.
 
     Writes nothing. Exits with 1 when they differ, with 2 when the file cannot be read. Shows up
-    to three values of a column whose type differs.
+    to three values of a column whose type differs. Of a large file the first 8 MiB of text are
+    compared.
     """
     from nightshift.contracts.datasets import load_contract
     from nightshift.lake.landing import read_data
