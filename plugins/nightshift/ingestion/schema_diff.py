@@ -23,7 +23,7 @@ from nightshift.contracts.reserved_names import RAW_COLUMNS, SYSTEM_COLUMNS
 from nightshift.ingestion.rows.cast import Reason, cast_texts
 from nightshift.quality.contract_check import SIMILARITY, check_names, is_other_type
 from nightshift.quality.contract_errors import accepted_form
-from nightshift.quality.files.file_blocks import read_first_rows, read_header
+from nightshift.quality.files.file_blocks import read_first_rows, read_header, unread_columns
 
 if TYPE_CHECKING:
     from nightshift.lake.drops import DropManifest
@@ -105,15 +105,17 @@ def compare_schema(contract: DatasetContract, drop: DropManifest, data: bytes) -
     """
     header = read_header(data, drop.data_key, contract.limits)
     check_names(header, contract.limits.columns)
-    rows, is_complete = read_first_rows(data, drop.data_key, header, _COMPARED_BYTES)
+    columns = contract.columns_for(drop.partition, drop.schema_version) or contract.columns
+    expected = {column.delivered_name: column for column in columns}
+    # Ingest takes a file with an unknown column of lists, and passes over it.
+    unread = unread_columns(data, drop.data_key, expected, contract.limits)
+    rows, is_complete = read_first_rows(data, drop.data_key, header, _COMPARED_BYTES, unread)
     # A column that is there more than once has no values: nobody knows which one is meant.
     values: dict[str, Texts] = dict.fromkeys(header, ())
     values |= {name: rows[name].to_pylist() for name in rows.column_names}
 
-    columns = contract.columns_for(drop.partition, drop.schema_version) or contract.columns
-    expected = {column.delivered_name: column for column in columns}
     missing = {name: column for name, column in expected.items() if name not in values}
-    unknown = [name for name in values if name and name not in expected]
+    unknown = [name for name in values if name and name not in expected and name not in unread]
     renamed = _find_renamed(missing, unknown, values, contract.timezone)
     added = [name for name in unknown if name not in renamed.values()]
     removed = [column for column in missing.values() if column.name not in renamed]
@@ -133,7 +135,7 @@ def compare_schema(contract: DatasetContract, drop: DropManifest, data: bytes) -
         renamed=renamed,
         retyped=retyped,
         samples=samples,
-        notes=_notes(header),
+        notes=_notes(header, unread),
         repeated=tuple(name for name in dict.fromkeys(header) if name and header.count(name) > 1),
         n_compared=None if is_complete else rows.num_rows,
     )
@@ -160,12 +162,13 @@ def _find_renamed(
     return renamed
 
 
-def _notes(header: Sequence[str]) -> tuple[str, ...]:
-    """Return sentences about missing and repeated names."""
+def _notes(header: Sequence[str], unread: Sequence[str]) -> tuple[str, ...]:
+    """Return sentences about missing and repeated names, and columns that nobody reads."""
     notes = [f"column {i} has no name" for i, name in enumerate(header, 1) if not name]
     for name, n_columns in Counter(header).items():
         if name and n_columns > 1:
             notes.append(f"{name} is delivered {n_columns} times")
+    notes += [f"{name} holds lists or structures, which no contract has" for name in unread]
     return tuple(notes)
 
 

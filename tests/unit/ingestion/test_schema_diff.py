@@ -139,6 +139,21 @@ def test_parquet_may_have_a_name_twice_too():
     assert describe(diff) == ["! amount is delivered 2 times"]
 
 
+def test_an_unknown_column_of_lists_is_a_note_and_one_of_the_contract_is_not():
+    values = {"id": ["1"], "sold_at": ["2013-09-05 10:00"], "amount": [2.5], "coupon": [True]}
+
+    def compare_table(**more):
+        sink = io.BytesIO()
+        parquet.write_table(pa.table(values | more), sink)
+        return compare_schema(CONTRACT, drop_of(1, ".parquet"), sink.getvalue())
+
+    diff = compare_table(tags=[["a", "b"]])
+    assert (diff.added, diff.is_only_noted) == ({}, True)
+    assert diff.notes == ("tags holds lists or structures, which no contract has",)
+    with pytest.raises(UnreadableFileError, match="amount holds lists or structures"):
+        compare_table(amount=[["a", "b"]])
+
+
 @pytest.mark.parametrize("name", ["a\u00a0b", "a\u200bb", "n" * 256])
 def test_a_name_that_no_file_may_have_is_a_sentence(name):
     with pytest.raises(UnreadableFileError, match="the name of column 5"):

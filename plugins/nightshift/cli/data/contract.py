@@ -121,7 +121,10 @@ def _print_adoption(contract: DatasetContract, drop: DropManifest, difference: S
         typer.echo("\nAsk upstream for the file in its old form; nothing was written.")
         return
     if difference.is_only_noted:
-        typer.echo("\nNothing of this can be adopted: ask upstream for column names.")
+        typer.echo(
+            "\nNothing of this can be adopted. Ingest passes over such columns; if one of them"
+        )
+        typer.echo("is needed, ask upstream for a name, or for one value in each row.")
         typer.echo("Nothing was written.")
         return
     typer.echo(f"\nTo adopt it, edit dags/datasets/{contract.name}.yaml:\n")

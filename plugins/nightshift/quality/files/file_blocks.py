@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.drop_limits import DropLimits
 from nightshift.quality.files.csv_blocks import BLOCK_BYTES, COMPRESSIONS, csv_blocks, open_csv
 from nightshift.quality.files.csv_dialect import DialectError, split_header
-from nightshift.quality.files.parquet_blocks import open_parquet, parquet_blocks
+from nightshift.quality.files.parquet_blocks import (
+    nested_columns,
+    open_parquet,
+    parquet_blocks,
+)
 from nightshift.quality.files.parquet_pages import BrokenPageError
 from nightshift.quality.files.parquet_sandbox import read_in_sandbox
 
@@ -160,11 +164,31 @@ def read_cells(source: bytes | Path, name: str) -> tuple[list[str], list[list[st
     return header, [rows[number] for number in sorted(rows)]
 
 
+def unread_columns(
+    source: bytes | Path,
+    name: str,
+    needed: Collection[str],
+    limits: DropLimits = _NO_LIMITS,
+) -> list[str]:
+    """Return the columns of a file that nobody needs, and that are no column of a contract.
+
+    Args:
+        source: The file, or its bytes; ``read_header`` has accepted it.
+        name: Its name; the end of it gives the format.
+        needed: Columns that must be read: one among them that cannot be is no reason to go on.
+        limits: How large it may be.
+    """
+    if not name.endswith(_PARQUET):
+        return []
+    return [column for column in nested_columns(source, limits) if column not in needed]
+
+
 def read_first_rows(
     source: bytes | Path,
     name: str,
     header: Sequence[str],
     max_text_bytes: int,
+    left_out: Collection[str] = (),
 ) -> tuple[pa.Table, bool]:
     """Read the rows at the beginning of a file, without malformed ones.
 
@@ -173,6 +197,7 @@ def read_first_rows(
         name: Its name; the end of it gives the format.
         header: What ``read_header`` returned.
         max_text_bytes: No more is read once the rows have so much text.
+        left_out: Columns that are not read.
 
     Returns:
         shape (n_rows, n_columns), text of each column whose name no other one has, null where a
@@ -184,7 +209,7 @@ def read_first_rows(
     """
     import pyarrow as pa
 
-    single = [column for column in header if header.count(column) == 1]
+    single = [column for column in header if header.count(column) == 1 and column not in left_out]
     # The empty table gives the columns to a file without rows.
     tables = [pa.table({column: pa.array([], pa.string()) for column in single})]
     n_bytes = 0

@@ -96,6 +96,14 @@ def parquet_blocks(
             first += part.num_rows
 
 
+def nested_columns(source: bytes | Path, limits: DropLimits) -> list[str]:
+    """Return the columns that hold lists or structures, which no contract has."""
+    import pyarrow as pa
+
+    schema = open_parquet(source, limits).schema_arrow
+    return [field.name for field in schema if pa.types.is_nested(field.type)]
+
+
 def _as_file(source: bytes | Path) -> pa.BufferReader | Path:
     import pyarrow as pa
 
