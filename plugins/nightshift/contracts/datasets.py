@@ -57,6 +57,8 @@ _SQL_TYPES = {
     ColumnType.UTC_TIMESTAMP: "timestamptz",
     ColumnType.LOCAL_TIMESTAMP: "timestamptz",
 }
+# What says when something happened.
+_TIME_TYPES = frozenset({ColumnType.DATE, ColumnType.UTC_TIMESTAMP, ColumnType.LOCAL_TIMESTAMP})
 
 
 class Delivery(StrEnum):
@@ -100,6 +102,8 @@ class Column(Frozen):
         is_numeric = self.type in {ColumnType.INTEGER, ColumnType.NUMBER}
         if not is_numeric and (self.minimum is not None or self.maximum is not None):
             raise ValueError("minimum and maximum belong to numbers")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError("no number is at least minimum and at most maximum")
         if self.levels and self.type is not ColumnType.TEXT:
             raise ValueError("levels belong to texts")
         return self
@@ -206,6 +210,16 @@ class DatasetContract(NamedDocument):
                 "key, event_timestamp and day_column name columns of this contract,"
                 f" unknown: {missing}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _times_are_times(self) -> DatasetContract:
+        # A text would be compared with the partition's day without the zone of its clock.
+        types = {column.name: column.type for column in self.columns}
+        for key in ("event_timestamp", "day_column"):
+            name = getattr(self, key)
+            if name is not None and types[name] not in _TIME_TYPES:
+                raise ValueError(f"{key} names a time or a date; {name} is {types[name]}")
         return self
 
     @model_validator(mode="after")

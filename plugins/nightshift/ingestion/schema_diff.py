@@ -21,9 +21,9 @@ import numpy as np
 from nightshift.contracts.datasets import Column, ColumnType, DatasetContract
 from nightshift.contracts.reserved_names import RAW_COLUMNS, SYSTEM_COLUMNS
 from nightshift.ingestion.rows.cast import Reason, cast_texts
-from nightshift.quality.contract_check import SIMILARITY, is_other_type
+from nightshift.quality.contract_check import SIMILARITY, check_names, is_other_type
 from nightshift.quality.contract_errors import accepted_form
-from nightshift.quality.files.file_blocks import UnreadableFileError, read_cells
+from nightshift.quality.files.file_blocks import read_first_rows, read_header, unread_columns
 
 if TYPE_CHECKING:
     from nightshift.lake.drops import DropManifest
@@ -45,6 +45,8 @@ _CONVERTIBLE = {
     (ColumnType.DATE, ColumnType.UTC_TIMESTAMP),
 }
 _N_SAMPLES = 3
+# Text of the rows that are compared: a type shows in the first ones, and each becomes an object.
+_COMPARED_BYTES = 8 * 1024**2
 # A number with leading zeros is a code: as a number it would lose them.
 _CODE = re.compile(r"[+-]?0[0-9]+")
 # Source: PostgreSQL's limit of an identifier, in bytes.
@@ -63,6 +65,8 @@ class SchemaDiff:
         retyped: Column to the type that its values have.
         samples: Up to three values of each such column that cannot be read as its type.
         notes: Sentences about what nobody can adopt: columns without a name, or with the same one.
+        repeated: Columns that a reader needs, or would need, and that the file has more than once.
+        n_compared: Rows that were compared, if the file is too large to compare all; else None.
     """
 
     added: dict[str, ColumnType]
@@ -71,6 +75,8 @@ class SchemaDiff:
     retyped: dict[str, ColumnType]
     samples: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
+    n_compared: int | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -90,23 +96,27 @@ class SchemaDiff:
 def compare_schema(contract: DatasetContract, drop: DropManifest, data: bytes) -> SchemaDiff:
     """Return the difference between a file and the columns of its schema version.
 
-    The newest version counts if the file names one that the contract does not know.
+    The newest version counts if the file names one that the contract does not know. Malformed rows
+    are left out, and so are the rows of a large file that follow the first 8 MiB.
 
     Raises:
         UnreadableFileError: The file cannot be read.
+        OverLimitError: It is larger than the contract allows.
     """
-    header, rows = read_cells(data, drop.data_key)
-    if not header:
-        raise UnreadableFileError("it is empty")
-    # Malformed rows say nothing about a column.
-    well_formed = [row for row in rows if not isinstance(row, str)]
-    values = {name: [row[i] or None for row in well_formed] for i, name in enumerate(header)}
-
+    header = read_header(data, drop.data_key, contract.limits)
+    check_names(header, contract.limits.columns)
     columns = contract.columns_for(drop.partition, drop.schema_version) or contract.columns
     expected = {column.delivered_name: column for column in columns}
+    # Ingest takes a file with an unknown column of lists, and passes over it.
+    unread = unread_columns(data, drop.data_key, expected, contract.limits)
+    rows, is_complete = read_first_rows(data, drop.data_key, header, _COMPARED_BYTES, unread)
+    # A column that is there more than once has no values: nobody knows which one is meant.
+    values: dict[str, Texts] = dict.fromkeys(header, ())
+    values |= {name: rows[name].to_pylist() for name in rows.column_names}
+
     missing = {name: column for name, column in expected.items() if name not in values}
-    unknown = [name for name in values if name and name not in expected]
-    renamed = _find_renamed(missing, unknown)
+    unknown = [name for name in values if name and name not in expected and name not in unread]
+    renamed = _find_renamed(missing, unknown, values, contract.timezone)
     added = [name for name in unknown if name not in renamed.values()]
     removed = [column for column in missing.values() if column.name not in renamed]
 
@@ -114,9 +124,8 @@ def compare_schema(contract: DatasetContract, drop: DropManifest, data: bytes) -
     samples: dict[str, tuple[str, ...]] = {}
     for name, column in expected.items():
         strings = values.get(name, [])
-        wrong = _wrong_values(strings, column, contract.timezone)
-        n_values = sum(text is not None for text in strings)
-        if is_other_type(len(wrong), n_values, len(strings)):
+        if _is_retyped(strings, column, contract.timezone):
+            wrong = _wrong_values(strings, column, contract.timezone)
             retyped[column.name] = _guess_type(strings, contract.timezone)
             distinct = tuple(dict.fromkeys(wrong))
             samples[column.name] = distinct[:_N_SAMPLES]
@@ -126,29 +135,48 @@ def compare_schema(contract: DatasetContract, drop: DropManifest, data: bytes) -
         renamed=renamed,
         retyped=retyped,
         samples=samples,
-        notes=_notes(header),
+        notes=_notes(header, unread),
+        repeated=tuple(name for name in dict.fromkeys(header) if name and header.count(name) > 1),
+        n_compared=None if is_complete else rows.num_rows,
     )
 
 
-def _find_renamed(missing: Mapping[str, Column], unknown: Sequence[str]) -> dict[str, str]:
-    """Return the new name of each missing column that resembles an unknown one."""
+def _find_renamed(
+    missing: Mapping[str, Column],
+    unknown: Sequence[str],
+    values: Mapping[str, Texts],
+    timezone: str,
+) -> dict[str, str]:
+    """Return the new name of each missing column that resembles an unknown one of its type."""
     renamed: dict[str, str] = {}
     for name, column in missing.items():
-        # One new name replaces one column only.
-        candidates = set(unknown) - set(renamed.values())
+        # One new name replaces one column only, and its values must be readable as that column's.
+        candidates = [
+            other
+            for other in unknown
+            if other not in renamed.values() and not _is_retyped(values[other], column, timezone)
+        ]
         alike = get_close_matches(name, candidates, n=1, cutoff=SIMILARITY)
         if alike:
             renamed[column.name] = alike[0]
     return renamed
 
 
-def _notes(header: Sequence[str]) -> tuple[str, ...]:
-    """Return sentences about missing and repeated names."""
+def _notes(header: Sequence[str], unread: Sequence[str]) -> tuple[str, ...]:
+    """Return sentences about missing and repeated names, and columns that nobody reads."""
     notes = [f"column {i} has no name" for i, name in enumerate(header, 1) if not name]
     for name, n_columns in Counter(header).items():
         if name and n_columns > 1:
             notes.append(f"{name} is delivered {n_columns} times")
+    notes += [f"{name} holds lists or structures, which no contract has" for name in unread]
     return tuple(notes)
+
+
+def _is_retyped(strings: Texts, column: Column, timezone: str) -> bool:
+    """Return whether values show that a column has another type, by the rule of ingestion."""
+    n_wrong = len(_wrong_values(strings, column, timezone))
+    n_values = sum(text is not None for text in strings)
+    return is_other_type(n_wrong, n_values, len(strings))
 
 
 def _wrong_values(strings: Texts, column: Column, timezone: str) -> list[str]:
@@ -181,6 +209,10 @@ def adoption_obstacles(contract: DatasetContract, diff: SchemaDiff) -> list[str]
         f"{column.name} is missing, but identifies a row: no version can be without it."
         for column in diff.removed
         if column.name in identifying
+    ]
+    obstacles += [
+        f"{name} is delivered more than once: nobody knows which of them is meant."
+        for name in diff.repeated
     ]
     for name, new_type in diff.retyped.items():
         column = by_name[name]

@@ -175,7 +175,7 @@ def check_head(contract: DatasetContract, drop: DropManifest, source: bytes | Pa
         raise unreadable_error(drop, reason)
     with _refusing(drop):
         header = read_header(source, drop.data_key, contract.limits)
-        _check_names(header, contract.limits.columns)
+        check_names(header, contract.limits.columns)
     expected = [column.delivered_name for column in columns]
     _check_columns(drop, expected, header, version)
     added = [name for name in header if name not in expected]
@@ -324,7 +324,7 @@ def _check_digest(drop: DropManifest, data: bytes) -> None:
         raise digest_error(drop, f"sha256 {digest}, {n_lines} lines, {len(data)} bytes")
 
 
-def _check_names(header: Sequence[str], max_columns: int) -> None:
+def check_names(header: Sequence[str], max_columns: int) -> None:
     """Refuse names that cannot be stored or shown.
 
     Raises:

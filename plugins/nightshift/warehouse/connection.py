@@ -29,6 +29,8 @@ _TRANSIENT = {
 """Errors that pass by themselves, by SQLSTATE."""
 _ABSENT = {"42P01", "42703", "3F000", "42704"}
 """A table or view, a column, a schema, another object that is not there."""
+_OUR_SESSION = "nightshift.session"
+"""A parameter of no other meaning: who has set our limits for the role cannot have set it."""
 # PostgreSQL expects one row of a label view over versions with a window function. Once its tables
 # are analysed it would join 500,000 labels row by row, and not end.
 PLAN_LABELS = "set local enable_nestloop = off"
@@ -42,6 +44,7 @@ def connection_options(settings: Settings) -> str:
     # The server checks every two seconds whether the client is still there, and keep-alives find a
     # network that is gone within a minute: the locks of a killed task do not wait for a timeout.
     values = {
+        _OUR_SESSION: "on",
         "statement_timeout": f"{settings.statement_timeout_seconds}s",
         "lock_timeout": f"{settings.lock_timeout_seconds}s",
         "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
@@ -153,17 +156,22 @@ def _refuse_lost_limits(conn: Connection, settings: Settings) -> None:
     """Refuse a session without our limits.
 
     Raises:
-        PoolerError: The session has another time limit than was requested.
+        PoolerError: The session has none of the parameters that were requested.
     """
     # A pooler with ``ignore_startup_parameters = options`` drops them silently. In transaction mode
-    # it also spreads one session's advisory locks over several servers: two writers would meet.
-    query = "select extract(epoch from current_setting('statement_timeout')::interval)::int"
-    row = conn.execute(query).fetchone()
-    if row != (settings.statement_timeout_seconds,):
+    # it also spreads one session's advisory locks over several servers: two writers would meet. A
+    # time limit of the role, which a person has set to get along, repairs neither.
+    query = """
+        select current_setting(%s, true) is not distinct from 'on',
+            current_setting('statement_timeout')
+    """
+    ((is_ours, limit),) = conn.execute(query, [_OUR_SESSION]).fetchall()
+    if not is_ours:
         raise PoolerError(
             "The session does not have the requested limits: a connection pooler drops them.",
-            expected=f"statement_timeout of {settings.statement_timeout_seconds} s",
-            got=f"{row[0] if row else 'nothing'} s",
+            expected=f"the parameters of every session, statement_timeout of"
+            f" {settings.statement_timeout_seconds} s among them",
+            got=f"none of them; statement_timeout is {limit}",
             todo="Let NIGHTSHIFT_WAREHOUSE_HOST and _PORT name PostgreSQL itself, not the pooler.",
         )
 

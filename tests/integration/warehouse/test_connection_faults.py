@@ -141,6 +141,25 @@ def test_a_pooler_is_named_when_it_does_not_pass_our_limits(pooled, monkeypatch,
     assert "NIGHTSHIFT_WAREHOUSE_HOST" in found[0].fix
 
 
+def test_a_limit_of_the_role_does_not_make_a_pooler_right(pooled, settings, conn):
+    """Its transaction mode spreads a session's advisory locks, whatever limits the role has."""
+    limits = {
+        "statement_timeout": settings.statement_timeout_seconds,
+        "lock_timeout": settings.lock_timeout_seconds,
+    }
+    for name, seconds in limits.items():
+        change = sql.SQL("alter role {} in database {} set {} = {}").format(
+            sql.Identifier(settings.warehouse_user),
+            sql.Identifier(settings.warehouse_database),
+            sql.Identifier(name),
+            sql.Literal(f"{seconds}s"),
+        )
+        conn.execute(change)
+
+    with pytest.raises(errors.PoolerError, match="pooler"), connect(pooled, "test"):
+        pass
+
+
 def codes_of(settings: Settings, query: str) -> set[str]:
     """Return the codes of all ways to run a query that the warehouse refuses."""
 

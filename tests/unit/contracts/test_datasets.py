@@ -63,3 +63,20 @@ def test_a_number_that_fills_the_memory_or_leaves_the_calendar_is_refused(key, n
     """A list of so many versions has taken a process's memory before anything was compared."""
     with pytest.raises(ValidationError, match=f"{key}\\b.*\n.*less than or equal to"):
         DatasetContract.model_validate(contract(**{key: number}))
+
+
+@pytest.mark.parametrize("key", ["event_timestamp", "day_column"])
+@pytest.mark.parametrize("column_type", ["text", "integer", "number", "boolean"])
+def test_a_time_of_a_row_is_read_as_a_time(key, column_type) -> None:
+    """Its text would be compared with the day in UTC, and one that is no time ends the load."""
+    columns = [{"name": "id", "type": "text"}, {"name": "at", "type": column_type}]
+
+    with pytest.raises(ValidationError, match=f"{key} names a time or a date; at is {column_type}"):
+        DatasetContract.model_validate(contract(columns=columns, **{key: "at"}))
+
+
+def test_limits_that_no_number_keeps_are_refused() -> None:
+    columns = [{"name": "id", "type": "integer", "minimum": 5, "maximum": 1}]
+
+    with pytest.raises(ValidationError, match="at least minimum and at most maximum"):
+        DatasetContract.model_validate(contract(columns=columns))

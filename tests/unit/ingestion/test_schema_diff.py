@@ -1,11 +1,15 @@
 """What ``contract diff`` says of any file: lines that a contract can take up, or a sentence."""
 
 import datetime as dt
+import io
 
+import pyarrow as pa
 import pytest
+import typer
+from pyarrow import parquet
 from ruamel.yaml import YAML
 
-from nightshift.cli.data.contract import delimiter_note, describe
+from nightshift.cli.data.contract import compare, delimiter_note, describe
 from nightshift.contracts.datasets import DatasetContract
 from nightshift.ingestion.schema_diff import adoption_obstacles, adoption_yaml, compare_schema
 from nightshift.lake.drops import DropManifest
@@ -31,17 +35,21 @@ HEADER = "id,sold_at,amount,coupon"
 ROWS = ("1,2013-09-05 10:00,2.5,true", "2,2013-09-05 11:00,3.5,false")
 
 
-def compared(header: str, *rows: str | bytes, encoding: str = "utf-8"):
-    data = "\n".join([header, *rows, ""]).encode(encoding)
-    drop = DropManifest(
+def drop_of(n_rows: int, suffix: str = ".csv") -> DropManifest:
+    return DropManifest(
         dataset="sales",
         partition="2013-09-05",
         delivered_at=dt.datetime(2013, 9, 6, 4, tzinfo=dt.UTC),
-        data_key="landing/sales/dt=2013-09-05/a.csv",
+        data_key=f"landing/sales/dt=2013-09-05/a{suffix}",
         sha256="0" * 64,
-        n_rows=len(rows),
+        n_rows=n_rows,
         schema_version=1,
     )
+
+
+def compared(header: str, *rows: str | bytes, encoding: str = "utf-8"):
+    data = "\n".join([header, *rows, ""]).encode(encoding)
+    drop = drop_of(len(rows))
     return drop, compare_schema(CONTRACT, drop, data)
 
 
@@ -106,6 +114,89 @@ def test_names_that_nobody_can_adopt_are_told():
 
     assert diff.notes == ("column 5 has no name", "x is delivered 2 times")
     assert "! column 5 has no name" in describe(diff)
+
+
+@pytest.mark.parametrize("more", ["amount,extra", "extra,extra"])
+def test_a_name_that_is_there_twice_leaves_nothing_to_adopt(more):
+    """Ingest refuses such a file under any contract, so no line of a contract helps."""
+    _, diff = compared(f"{HEADER},{more}", *(f"{row},7,8" for row in ROWS))
+
+    name = more.partition(",")[0] if more.startswith("amount") else "extra"
+    assert adoption_obstacles(CONTRACT, diff) == [
+        f"{name} is delivered more than once: nobody knows which of them is meant."
+    ]
+
+
+def test_parquet_may_have_a_name_twice_too():
+    names = [*HEADER.split(","), "amount"]
+    columns = [["1"], ["2013-09-05 10:00"], ["2.5"], ["true"], ["3"]]
+    sink = io.BytesIO()
+    parquet.write_table(pa.Table.from_arrays([pa.array(one) for one in columns], names), sink)
+
+    diff = compare_schema(CONTRACT, drop_of(1, ".parquet"), sink.getvalue())
+
+    assert diff.repeated == ("amount",)
+    assert describe(diff) == ["! amount is delivered 2 times"]
+
+
+def test_an_unknown_column_of_lists_is_a_note_and_one_of_the_contract_is_not():
+    values = {"id": ["1"], "sold_at": ["2013-09-05 10:00"], "amount": [2.5], "coupon": [True]}
+
+    def compare_table(**more):
+        sink = io.BytesIO()
+        parquet.write_table(pa.table(values | more), sink)
+        return compare_schema(CONTRACT, drop_of(1, ".parquet"), sink.getvalue())
+
+    diff = compare_table(tags=[["a", "b"]])
+    assert (diff.added, diff.is_only_noted) == ({}, True)
+    assert diff.notes == ("tags holds lists or structures, which no contract has",)
+    with pytest.raises(UnreadableFileError, match="amount holds lists or structures"):
+        compare_table(amount=[["a", "b"]])
+
+
+@pytest.mark.parametrize("name", ["a\u00a0b", "a\u200bb", "n" * 256])
+def test_a_name_that_no_file_may_have_is_a_sentence(name):
+    with pytest.raises(UnreadableFileError, match="the name of column 5"):
+        compared(f"{HEADER},{name}", *(f"{row},7" for row in ROWS))
+
+
+def test_a_similar_name_with_values_of_another_type_is_no_new_name():
+    header = HEADER.replace("amount", "amounts")
+    rows = [row.replace("2.5", "heavy").replace("3.5", "light") for row in ROWS]
+
+    _, diff = compared(header, *rows)
+
+    assert (diff.renamed, diff.added) == ({}, {"amounts": "text"})
+    assert [column.name for column in diff.removed] == ["amount"]
+
+
+def test_only_the_first_rows_of_a_large_file_are_compared():
+    rows = [f"{i},2013-09-05 10:00,2.5,true" for i in range(600_000)]
+
+    _, diff = compared(HEADER, *rows)
+
+    assert diff.is_empty
+    assert 0 < diff.n_compared < len(rows)
+    assert compared(HEADER, *rows[:1_000])[1].n_compared is None
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "says"),
+    [
+        (HEADER, ["1;2;3"] * 20_000, "malformed_rows"),
+        (",".join(f"c{i}" for i in range(2_000)), [], "columns"),
+        ("", ["1,2"], "it is empty"),
+    ],
+    ids=["malformed rows", "columns", "an empty line"],
+)
+def test_a_file_that_cannot_be_compared_ends_with_a_sentence(header, rows, says, capsys):
+    data = "\n".join([header, *rows, ""]).encode()
+
+    with pytest.raises(typer.Exit) as caught:
+        compare(CONTRACT, drop_of(len(rows)), data)
+
+    assert caught.value.exit_code == 2
+    assert says in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

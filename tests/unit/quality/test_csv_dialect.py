@@ -49,6 +49,20 @@ def test_lines_outside_of_the_dialect_are_malformed_and_others_are_read(lines, r
     assert count_rows(data, "a.csv") == len(rows)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_rows_between_two_odd_quotes_are_kept_whatever_ends_a_line(end):
+    """Neither end of the span has as many commas as a row: only the lines between show it."""
+    lines = ["x,y,z", '1,"open', "2,b,c", "", "3,d,e", 'close",f', "4,g,h"]
+
+    assert read("".join(line + end for line in lines))[1] == [
+        '1,"open',
+        ["2", "b", "c"],
+        ["3", "d", "e"],
+        'close",f',
+        ["4", "g", "h"],
+    ]
+
+
 def test_a_single_column_has_malformed_lines_and_empty_values_too():
     assert read('a\n""\n\nx\n1,2\n"q"w\n')[1] == [[""], ["x"], "1,2", '"q"w']
 

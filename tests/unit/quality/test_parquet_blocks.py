@@ -12,6 +12,7 @@ from pyarrow import parquet
 
 from nightshift.contracts.drop_limits import DropLimits
 from nightshift.quality.files.decompression import OverLimitError
+from nightshift.quality.files.file_blocks import UnreadableFileError, count_rows
 from nightshift.quality.files.parquet_blocks import parquet_blocks
 
 KEY = uuid.UUID("12345678-1234-5678-9abc-def012345678")
@@ -75,3 +76,12 @@ def test_a_value_that_is_stored_once_and_repeated_to_gigabytes_is_refused_early(
 
 def test_a_column_with_one_value_is_read_however_many_rows_it_has():
     assert read(repeated("New York", 300_000)) == ["New York"] * 300_000
+
+
+def test_a_name_that_is_there_twice_is_refused_when_its_rows_are_counted():
+    sink = io.BytesIO()
+    columns = [pa.array(["a"]), pa.array(["b"])]
+    parquet.write_table(pa.Table.from_arrays(columns, ["shop", "shop"]), sink)
+
+    with pytest.raises(UnreadableFileError, match="column shop is there 2 times"):
+        count_rows(sink.getvalue(), "a.parquet")

@@ -41,25 +41,21 @@ def diff(
     """Compare the newest drop of a day with its contract, and print the YAML that adopts it.
 
     Writes nothing. Exits with 1 when they differ, with 2 when the file cannot be read. Shows up
-    to three values of a column whose type differs.
+    to three values of a column whose type differs. Of a large file the first 8 MiB of text are
+    compared.
     """
     from nightshift.contracts.datasets import load_contract
-    from nightshift.ingestion.schema_diff import compare_schema
     from nightshift.lake.landing import read_data
     from nightshift.lake.object_store import ObjectStore
-    from nightshift.quality.files.file_blocks import UnreadableFileError
 
     settings = load_settings()
     contract = load_contract(settings.datasets_dir, dataset)
     store = ObjectStore.open(settings)
     drop = _newest_drop(settings, store, contract, partition)
     [data] = read_data(store, [drop])
-    try:
-        difference = compare_schema(contract, drop, data)
-    except UnreadableFileError as error:
-        typer.echo(f"{drop.data_key} cannot be compared: {error}.")
-        typer.echo("Ask upstream to deliver it again.")
-        raise typer.Exit(2) from None
+    difference = compare(contract, drop, data)
+    if difference.n_compared is not None:
+        typer.echo(f"Only the first {difference.n_compared:,} rows were compared.")
     if difference.is_empty:
         typer.echo(f"{drop.data_key}: matches its contract")
         return
@@ -95,6 +91,23 @@ def _newest_drop(
     return drops[-1]
 
 
+def compare(contract: DatasetContract, drop: DropManifest, data: bytes) -> SchemaDiff:
+    """Return the difference; a file that cannot be compared ends the command with a sentence."""
+    from nightshift.ingestion.schema_diff import compare_schema
+    from nightshift.quality.files.decompression import OverLimitError
+    from nightshift.quality.files.file_blocks import UnreadableFileError
+
+    try:
+        return compare_schema(contract, drop, data)
+    except UnreadableFileError as error:
+        typer.echo(f"{drop.data_key} cannot be compared: {error}.")
+        typer.echo("Ask upstream to deliver it again.")
+    except OverLimitError as error:
+        typer.echo(f"{drop.data_key} cannot be compared, it is too large: {error}.")
+        typer.echo("Ask upstream whether the file is right; if it is, raise the limit first.")
+    raise typer.Exit(2)
+
+
 def _print_adoption(contract: DatasetContract, drop: DropManifest, difference: SchemaDiff) -> None:
     """Print the YAML that adopts the difference, or why it cannot be adopted."""
     from nightshift.ingestion.schema_diff import adoption_obstacles, adoption_yaml
@@ -108,7 +121,10 @@ def _print_adoption(contract: DatasetContract, drop: DropManifest, difference: S
         typer.echo("\nAsk upstream for the file in its old form; nothing was written.")
         return
     if difference.is_only_noted:
-        typer.echo("\nNothing of this can be adopted: ask upstream for column names.")
+        typer.echo(
+            "\nNothing of this can be adopted. Ingest passes over such columns; if one of them"
+        )
+        typer.echo("is needed, ask upstream for a name, or for one value in each row.")
         typer.echo("Nothing was written.")
         return
     typer.echo(f"\nTo adopt it, edit dags/datasets/{contract.name}.yaml:\n")

@@ -247,9 +247,9 @@ class CheckedLines:
         if len(lines) == 1:
             return False
         are_ends_full = min(lines[0].count(b","), lines[-1].count(b",")) >= self._n_columns - 1
-        is_between = any(
-            _count_fields(line) == self._n_columns for line in lines[1:-1] if line.strip(b"\r")
-        )
+        # A line of CRLF keeps its CR here, which no field outside of quotes may have.
+        between = [line.removesuffix(b"\r") for line in lines[1:-1]]
+        is_between = any(_count_fields(line) == self._n_columns for line in between if line)
         return (
             are_ends_full
             or is_between

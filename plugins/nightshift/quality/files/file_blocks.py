@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,17 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.drop_limits import DropLimits
 from nightshift.quality.files.csv_blocks import BLOCK_BYTES, COMPRESSIONS, csv_blocks, open_csv
 from nightshift.quality.files.csv_dialect import DialectError, split_header
-from nightshift.quality.files.parquet_blocks import open_parquet, parquet_blocks
+from nightshift.quality.files.parquet_blocks import (
+    nested_columns,
+    open_parquet,
+    parquet_blocks,
+)
 from nightshift.quality.files.parquet_pages import BrokenPageError
 from nightshift.quality.files.parquet_sandbox import read_in_sandbox
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from nightshift.quality.files.block import Block, Source
 
 _PARQUET = ".parquet"
@@ -156,6 +162,65 @@ def read_cells(source: bytes | Path, name: str) -> tuple[list[str], list[list[st
         cells = map(list, zip(*columns, strict=True))
         rows |= dict(zip(block.row_numbers.tolist(), cells, strict=True))
     return header, [rows[number] for number in sorted(rows)]
+
+
+def unread_columns(
+    source: bytes | Path,
+    name: str,
+    needed: Collection[str],
+    limits: DropLimits = _NO_LIMITS,
+) -> list[str]:
+    """Return the columns of a file that nobody needs, and that are no column of a contract.
+
+    Args:
+        source: The file, or its bytes; ``read_header`` has accepted it.
+        name: Its name; the end of it gives the format.
+        needed: Columns that must be read: one among them that cannot be is no reason to go on.
+        limits: How large it may be.
+    """
+    if not name.endswith(_PARQUET):
+        return []
+    return [column for column in nested_columns(source, limits) if column not in needed]
+
+
+def read_first_rows(
+    source: bytes | Path,
+    name: str,
+    header: Sequence[str],
+    max_text_bytes: int,
+    left_out: Collection[str] = (),
+) -> tuple[pa.Table, bool]:
+    """Read the rows at the beginning of a file, without malformed ones.
+
+    Args:
+        source: The file, or its bytes.
+        name: Its name; the end of it gives the format.
+        header: What ``read_header`` returned.
+        max_text_bytes: No more is read once the rows have so much text.
+        left_out: Columns that are not read.
+
+    Returns:
+        shape (n_rows, n_columns), text of each column whose name no other one has, null where a
+            value is missing; and whether these are all rows.
+
+    Raises:
+        UnreadableFileError: It cannot be read.
+        OverLimitError: It is larger than a contract allows by default.
+    """
+    import pyarrow as pa
+
+    single = [column for column in header if header.count(column) == 1 and column not in left_out]
+    # The empty table gives the columns to a file without rows.
+    tables = [pa.table({column: pa.array([], pa.string()) for column in single})]
+    n_bytes = 0
+    is_complete = True
+    for block in read_blocks(source, name, header, single, lambda *_: None, _ANY_CELL):
+        if n_bytes > max_text_bytes:
+            is_complete = False
+            break
+        tables.append(block.strings)
+        n_bytes += block.strings.nbytes
+    return pa.concat_tables(tables), is_complete
 
 
 def suffix_of(name: str) -> str:

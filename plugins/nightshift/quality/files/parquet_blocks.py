@@ -71,7 +71,7 @@ def parquet_blocks(
     from pyarrow import parquet
 
     file = open_parquet(source, limits)
-    _refuse_nested(file, columns)
+    _refuse_unusable(file, columns)
     _refuse_bombs(source, file, columns, limits)
     # A value may be stored once and repeated in a million rows: strings stay dictionaries until a
     # block is made, and a block is bounded by its text.
@@ -96,16 +96,27 @@ def parquet_blocks(
             first += part.num_rows
 
 
+def nested_columns(source: bytes | Path, limits: DropLimits) -> list[str]:
+    """Return the columns that hold lists or structures, which no contract has."""
+    import pyarrow as pa
+
+    schema = open_parquet(source, limits).schema_arrow
+    return [field.name for field in schema if pa.types.is_nested(field.type)]
+
+
 def _as_file(source: bytes | Path) -> pa.BufferReader | Path:
     import pyarrow as pa
 
     return pa.BufferReader(source) if isinstance(source, bytes) else source
 
 
-def _refuse_nested(file: pa.parquet.ParquetFile, columns: Sequence[str]) -> None:
+def _refuse_unusable(file: pa.parquet.ParquetFile, columns: Sequence[str]) -> None:
     import pyarrow as pa
 
+    names = file.schema_arrow.names
     for name in columns:
+        if names.count(name) > 1:
+            raise pa.ArrowInvalid(f"column {name} is there {names.count(name)} times")
         if pa.types.is_nested(file.schema_arrow.field(name).type):
             raise pa.ArrowInvalid(
                 f"column {name} holds lists or structures, expected one value for each row"
