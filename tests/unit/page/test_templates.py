@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from nightshift.page.rendering import FOLDER
+from nightshift.page.rendering import FOLDER, arguments
 
 TEMPLATES = sorted(path.name for path in FOLDER.glob("*.html"))
 
@@ -30,3 +30,9 @@ def test_no_two_regions_of_a_page_have_one_name(name: str) -> None:
     headings = re.findall(r'<h2 id="[^"]+">([^<{]+)', text)
     labels = [*map(str.strip, headings), *re.findall(r'role="region" aria-label="([^"]+)"', text)]
     assert sorted(labels) == sorted(set(labels))
+
+
+def test_what_an_act_was_asked_for_is_said_in_words():
+    asked = {"partition_key": "2013-02-04", "dag": "ingest", "conf": {}, "note": None, "n": 0}
+    assert arguments(asked) == "dag ingest, n 0, partition_key 2013-02-04"
+    assert arguments({}) == ""
