@@ -139,6 +139,14 @@ class AirflowApi:
         """Return the pools: ``name``, ``slots``, ``open_slots``, ``queued_slots``, …."""
         return self._all("/pools", "pools")
 
+    def longest_run(self, dag_id: str) -> dt.timedelta | None:
+        """Return after how long Airflow ends a run of the DAG; None if it never does."""
+        from pydantic import TypeAdapter
+
+        # As a duration of ISO 8601.
+        text = self._call("GET", f"/dags/{dag_id}/details")["dag_run_timeout"]
+        return TypeAdapter(dt.timedelta | None).validate_python(text)
+
     def unpause(self, dag_id: str) -> None:
         """Let the scheduler start runs of the DAG."""
         self._call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})

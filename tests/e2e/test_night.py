@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 
 import pytest
@@ -56,6 +57,12 @@ def test_a_good_night_leaves_no_incident(whole: Whole) -> None:
     assert evaluation.failed_rules == ()
     with connect(whole.settings, "test") as conn:
         assert [(incident.code, incident.what) for incident in open_incidents(conn)] == []
+
+
+def test_airflow_says_until_when_a_run_may_hold_its_slot(whole: Whole) -> None:
+    # As the DAG files declare it; `nightshift status` tells it to whoever waits.
+    assert whole.api.longest_run("ingest") == dt.timedelta(hours=12)
+    assert whole.api.longest_run("train__flight_delayed") == dt.timedelta(hours=24)
 
 
 def test_the_critical_path_of_a_night_adds_up(whole: Whole) -> None:

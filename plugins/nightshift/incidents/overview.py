@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.incidents.running_and_waiting import AirflowRuns
     from nightshift.settings import Settings
+
+LATE = "NS-FRESH-001"
+"""Code of the incident about a model that is late; it is critical once the deadline is over."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class ModelOverview:
         quality_high: Upper bound.
         n_rows: Rows of the newest day that readers see.
         n_recorded: Rows that were published of it.
+        late: Days whose deadline is over and that readers do not have.
     """
 
     model: str
@@ -68,6 +72,7 @@ class ModelOverview:
     quality_high: float | None = None
     n_rows: int | None = None
     n_recorded: int | None = None
+    late: tuple[dt.date, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,15 +133,21 @@ def read_overview(context: EvaluationContext, runs: AirflowRuns | None) -> Overv
     """
     health = read_health(context.conn)
     words = {(entry.subject_type, entry.subject): entry.health for entry in health}
-    models = [
-        _read_model(context, spec, words.get(("model", spec.name), "unknown"))
-        for spec in context.specs.values()
-    ]
+    incidents = open_incidents(context.conn)
+    late = {
+        incident.subject: incident.partitions
+        for incident in incidents
+        if incident.code == LATE and incident.severity == "critical"
+    }
+    models = []
+    for spec in context.specs.values():
+        model = _read_model(context, spec, words.get(("model", spec.name), "unknown"))
+        models.append(replace(model, late=tuple(late.get(spec.name, ()))))
     running, waiting = what_runs(context, runs)
     return Overview(
         context.now,
         models=tuple(models),
-        incidents=tuple(open_incidents(context.conn)),
+        incidents=tuple(incidents),
         health=tuple(health),
         running=tuple(running),
         waiting=tuple(waiting),

@@ -184,6 +184,13 @@ _COLUMNS = """
 _WORST_FIRST = "array_position(array['critical', 'warning', 'info'], severity), opened_at"
 
 
+def last_look(conn: Connection) -> tuple[dt.datetime | None, bool]:
+    """Return when what is broken was last looked for, and whether that was a moment ago."""
+    row = conn.execute("select evaluated_at, is_fresh from ops.last_evaluation").fetchone()
+    assert row is not None  # noqa: S101 - an aggregate has one row
+    return row[0], row[1]
+
+
 def open_incidents(conn: Connection) -> list[Incident]:
     """Return what is broken now, the most severe first, of those the oldest."""
     return _select(conn, f"closed_at is null order by {_WORST_FIRST}", [])

@@ -51,6 +51,9 @@ class AirflowRuns(Protocol):
     def pools(self) -> list[dict[str, Any]]:
         """Return the pools with their slots."""
 
+    def longest_run(self, dag_id: str) -> dt.timedelta | None:
+        """Return after how long Airflow ends a run of the DAG; None if it never does."""
+
 
 def what_runs(context: EvaluationContext, runs: AirflowRuns | None) -> tuple[list[str], list[str]]:
     """Return what runs, and what waits and why.
@@ -65,7 +68,7 @@ def what_runs(context: EvaluationContext, runs: AirflowRuns | None) -> tuple[lis
     # What is queued, and which slots are full, only Airflow knows.
     if runs is None:
         return _open_tries(context), waiting
-    running, waiting_runs = _describe_runs(runs)
+    running, waiting_runs = describe_runs(runs)
     return running, waiting + waiting_runs
 
 
@@ -183,7 +186,21 @@ def _blocked_sessions(context: EvaluationContext) -> list[str]:
     ]
 
 
-def _describe_runs(airflow: AirflowRuns) -> tuple[list[str], list[str]]:
+def _instant(text: str | None) -> dt.datetime | None:
+    """Return an instant of Airflow's API."""
+    return dt.datetime.fromisoformat(text) if text else None
+
+
+def _describe_holder(run: ActiveRun, limit: dt.timedelta | None) -> str:
+    """Return which run holds a slot, and when Airflow ends it if nothing else does."""
+    holder = f"the run of {run.partition_key}"
+    started_at = _instant(run.started_at)
+    if started_at is None or limit is None:
+        return holder
+    return f"{holder}, until {local_time(started_at + limit)} at the latest"
+
+
+def describe_runs(airflow: AirflowRuns) -> tuple[list[str], list[str]]:
     """Return what runs in Airflow, and why other runs do not."""
     by_dag: dict[str, list[ActiveRun]] = defaultdict(list)
     for run in airflow.active_runs():
@@ -192,11 +209,17 @@ def _describe_runs(airflow: AirflowRuns) -> tuple[list[str], list[str]]:
     for dag_id, runs in by_dag.items():
         active = [run for run in runs if run.state == "running"]
         queued = [run for run in runs if run.state == "queued"]
+        for run in active:
+            started_at = _instant(run.started_at)
+            since = f" since {local_time(started_at)}" if started_at else ""
+            running.append(f"{dag_id} of {run.partition_key}{since}")
         # A DAG has a number of active runs; the queued ones wait for these.
-        holders = ", ".join(str(run.partition_key) for run in active)
-        running += [f"{dag_id} of {run.partition_key} since {run.started_at}" for run in active]
+        limit = airflow.longest_run(dag_id) if active and queued else None
+        holders = ", ".join(_describe_holder(run, limit) for run in active)
         for run in queued:
-            reason = f"slots are held by {holders}" if active else "the scheduler has not begun it"
+            reason = "the scheduler has not begun it"
+            if active:
+                reason = f"its slot is held by {holders}"
             waiting.append(f"{dag_id} of {run.partition_key} is queued: {reason}")
     waiting += [f"{dag_id} is paused" for dag_id in sorted(airflow.paused_dags())]
     for pool in airflow.pools():

@@ -35,6 +35,7 @@ class Explanation:
         sentences: The paragraph.
         code: Error code of the cause; empty without one.
         command: The one command; empty if there is nothing to do.
+        is_due: Whether anybody promised it: not of a day before the history.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Explanation:
     sentences: list[str] = field(default_factory=list)
     code: str = ""
     command: str = ""
+    is_due: bool = True
 
     def add(self, sentence: str, *, code: str = "", command: str = "") -> None:
         """Add a sentence; the first code and the first command stand."""
@@ -82,7 +84,7 @@ def explain(context: EvaluationContext, spec: ModelSpec, partition: Partition) -
     for step in steps:
         if step(context, spec, explanation):
             break
-    if not explanation.is_published:
+    if explanation.is_due and not explanation.is_published:
         _add_deadline(context, spec, explanation)
     return explanation
 
@@ -171,6 +173,7 @@ def _explain_calendar(
         explanation.add(
             f"It is before the history, which begins on {min(starts)}.", code="NS-TIME-003"
         )
+        explanation.is_due = False
         return True
     if spec.name in context.spec_files.broken:
         error = context.spec_files.broken[spec.name]

@@ -50,6 +50,9 @@ HEADERS = {
     "X-Frame-Options": "SAMEORIGIN",
 }
 
+RENEW_SECONDS = 60
+"""As often as `nightshift watch` looks."""
+
 Build = Callable[["Snapshot"], dict[str, Any]]
 
 
@@ -122,8 +125,11 @@ class Routes:
         self._reader = reader
 
     def show_now(self, request: Request) -> Response:
-        """Answer with what is broken now."""
-        return self._answer(request, "now", now.now_document)
+        """Answer with what is broken now; a browser asks again until a reader stops it."""
+        response = self._answer(request, "now", now.now_document)
+        if request.query_params.get("renew") != "no":
+            response.headers["Refresh"] = str(RENEW_SECONDS)
+        return response
 
     def show_models(self, request: Request) -> Response:
         """Answer with all models."""

@@ -9,7 +9,14 @@ from urllib.parse import quote, urlencode
 
 from markupsafe import Markup
 
-from nightshift.page.charts.bars import Period, Span, gantt, timeline, two_distributions
+from nightshift.page.charts.bars import (
+    Period,
+    Span,
+    gantt,
+    share_grid,
+    timeline,
+    two_distributions,
+)
 from nightshift.page.charts.grids import HeatCell, calendar, heat_map
 from nightshift.page.charts.lines import Series, day_lines
 
@@ -75,6 +82,17 @@ class Drawings:
             day = row["partition_date"]
             marks.append(Period(f"v{row['version']} refused", day, day, "bad"))
         return timeline("Champions by partition, refused challengers below", bars, marks)
+
+    def importance(self, rows: Sequence[Row], features: Sequence[str]) -> Markup:
+        """Return how much each version leans on each feature, the oldest version first."""
+        columns: dict[str, None] = {}
+        shares = {}
+        for row in rows:
+            version = f"v{row['version']}"
+            columns[version] = None
+            shares[row["feature"], version] = row["share"]
+        shown = {key: share for key, share in shares.items() if key[0] in features}
+        return share_grid("Importance by feature and version", features, list(columns), shown)
 
     def heat_map(self, document: Mapping[str, Any]) -> Markup:
         """Return the heat map of a page Drift."""

@@ -18,6 +18,12 @@ from nightshift.page.palette import stylesheet_variables
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+NOT_GIVEN: tuple[object, ...] = (
+    None,
+    "",
+    {},
+    [],
+)
 FOLDER = Path(__file__).parent / "templates"
 PAGES = (
     ("Now", "/"),
@@ -98,6 +104,7 @@ def _environment() -> Environment:
         "duration": duration,
         "distance": distance,
         "words": words,
+        "arguments": arguments,
     }
     return environment
 
@@ -136,6 +143,17 @@ def distance(span: dt.timedelta) -> str:
     """Return how far before or after a deadline something was."""
     side = "before" if span.total_seconds() >= 0 else "after"
     return f"{duration(abs(span))} {side} it"
+
+
+def arguments(given: Mapping[str, object]) -> str:
+    """Return what an act was asked for: `dataset weather, first 2013-03-10`."""
+    parts = []
+    for name, value in sorted(given.items()):
+        # What nobody filled in says nothing; a zero does.
+        if value in NOT_GIVEN:
+            continue
+        parts.append(f"{name} {value}")
+    return ", ".join(parts)
 
 
 def words(values: Sequence[object] | None) -> str:

@@ -16,6 +16,7 @@ from nightshift.contracts.datasets import load_contracts
 from nightshift.contracts.partitions import Partition, PartitionRange, consecutive_ranges
 from nightshift.contracts.run import code_version
 from nightshift.ingestion.late_arrivals import find_late_drops
+from nightshift.ingestion.load import DropMissingError
 from nightshift.lake.object_store import ObjectStore
 from nightshift.plans.plan import Step
 from nightshift.reprocess.scope import Lineage, Scope
@@ -25,6 +26,7 @@ from nightshift.reprocess.stale import (
     find_verdicts,
     read_knowledge,
 )
+from nightshift.warehouse.ledger import lookback_of
 from nightshift.warehouse.staleness import StalePartition
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ FEATURES = "features/*"
 """All feature views of a partition: dbt builds them together."""
 LANDED = "landed, not loaded"
 _SAME = "same inputs, same code"
+MAX_SHOWN = 6
+"""Missing drops that a refusal names."""
 
 Reasons = Mapping[dt.date, str]
 """Why a day is done again."""
@@ -57,15 +61,24 @@ class StageSteps:
     specs: Mapping[str, ModelSpec]
 
     def ingest(self, days: PartitionRange) -> list[Step]:
-        """Return the drops to load by dataset; loaded ones are reused."""
+        """Return the drops to load by dataset; loaded ones are reused.
+
+        Raises:
+            DropMissingError: The build of these days needs raw partitions that would be missing.
+        """
         steps: list[Step] = []
+        missing: list[str] = []
         contracts = load_contracts(self.settings.datasets_dir)
         for contract in contracts.values():
             delivered = _days_of_drops(contract, days)
             # A dataset whose history begins later has no drop for these days.
             if delivered is None:
                 continue
-            steps += self._ingest_dataset(contract, delivered)
+            dataset_steps = self._ingest_dataset(contract, delivered)
+            steps += dataset_steps
+            missing += self._missing(contract, days, dataset_steps)
+        if missing:
+            raise _missing_error(missing)
         return steps
 
     def _ingest_dataset(
@@ -81,6 +94,30 @@ class StageSteps:
         first = days.first.day
         last = days.last.day
         return [Step("ingest", contract.dataset, first, last, _SAME, is_reused=True)]
+
+    def _missing(
+        self,
+        contract: DatasetContract,
+        days: PartitionRange,
+        planned: Iterable[Step],
+    ) -> list[str]:
+        """Return the days of a daily dataset that a build needs, and that would be missing.
+
+        Args:
+            contract: The dataset; of reference data no day is owed.
+            days: The partitions to build; the look-back of the first one is needed too.
+            planned: The steps of the dataset.
+        """
+        if not contract.is_daily:
+            return []
+        needed = set(lookback_of(contract, days.first))
+        needed |= {day for day in days.days if day >= contract.history_start}
+        for step in planned:
+            if not step.is_reused:
+                needed -= set(step.partitions.days)
+        rows = self.conn.execute(_PUBLISHED, [contract.dataset, list(needed)])
+        needed -= {day for (day,) in rows}
+        return [f"{contract.dataset} {day}" for day in sorted(needed)]
 
     def transform(
         self,
@@ -181,6 +218,19 @@ class StageSteps:
         return dict(rows.fetchall())
 
 
+def _missing_error(missing: list[str]) -> DropMissingError:
+    shown = ", ".join(missing[:MAX_SHOWN])
+    if len(missing) > MAX_SHOWN:
+        shown += ", …"
+    return DropMissingError(
+        f"The build of these days needs {len(missing)} raw partition(s) that are not loaded, and"
+        f" that this plan would not load: {shown}.",
+        expected="daily datasets published for the look-back, published or landed for the days",
+        got=f"{len(missing)} missing",
+        todo="Let upstream deliver them, or begin with the first of them; then plan again.",
+    )
+
+
 def _days_of_drops(
     contract: DatasetContract,
     days: PartitionRange,
@@ -197,6 +247,9 @@ def _days_of_drops(
     return PartitionRange(Partition(first, zone), Partition(last, zone))
 
 
+_PUBLISHED = """
+select partition_date from ops.published where dataset = %s and partition_date = any(%s)
+"""
 # The pointer keeps an older load when a rerun came out equal: the newest completed load counts.
 _CODES = """
 select distinct on (partition_date) partition_date, code_version

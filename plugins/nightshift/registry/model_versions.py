@@ -186,12 +186,12 @@ def _insert(conn: Connection, candidate: Candidate, run: RunContext) -> int:
         insert into ml.model_versions (model, version, digest, model_key, model_sha256, model_bytes,
             metadata_key, metadata_sha256, metadata_bytes, trees_sha256, training_set,
             partition_date, fit_end, spec_digest, code_version, metrics, figures, run_id,
-            engine_proof, evaluated)
+            engine_proof, evaluated, importance)
         select %(model)s, coalesce(max(version), 0) + 1, %(digest)s, %(model_key)s,
             %(model_sha256)s, %(model_bytes)s, %(metadata_key)s, %(metadata_sha256)s,
             %(metadata_bytes)s, %(trees_sha256)s, %(training_set)s, %(day)s, %(fit_end)s,
             %(spec_digest)s, %(code_version)s, %(metrics)s, %(figures)s, %(run_id)s,
-            %(engine_proof)s, %(evaluated)s
+            %(engine_proof)s, %(evaluated)s, %(importance)s
         from ml.model_versions where model = %(model)s
         returning version
         """,
@@ -203,6 +203,7 @@ def _insert(conn: Connection, candidate: Candidate, run: RunContext) -> int:
             "run_id": run.run_id,
             "engine_proof": json.dumps(proof) if proof else None,
             "evaluated": json.dumps(candidate.evaluated) if candidate.evaluated else None,
+            "importance": json.dumps(candidate.importance) if candidate.importance else None,
         },
     ).fetchone()
     assert row is not None  # noqa: S101 - inserted above

@@ -10,7 +10,7 @@ from nightshift.contracts.partitions import Partition
 from nightshift.contracts.run import code_version
 from nightshift.lake.content_keys import content_key
 from nightshift.lake.object_errors import ObjectCorruptError, ObjectMissingError
-from nightshift.models.booster import trees_digest
+from nightshift.models.booster import importance, trees_digest
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -87,6 +87,7 @@ class Candidate(Provenance):
             engine.
         evaluated: The model that the evidence is about, of ``EvaluatedModel``; None if it is this
             one.
+        importance: Share of the trees' total gain by feature; None for a version of before.
         model_json: Content of ``model.json``; empty when the version was registered before.
     """
 
@@ -104,6 +105,7 @@ class Candidate(Provenance):
     measured: list[MetricValue] = field(default_factory=list)
     engine_proof: dict[str, Any] | None = None
     evaluated: dict[str, Any] | None = None
+    importance: dict[str, float] | None = None
     model_json: bytes = field(default=b"", repr=False)
 
 
@@ -154,6 +156,7 @@ def store_candidate(
         figures=figure_keys,
         measured=measured,
         evaluated=None if evaluated is None else asdict(evaluated),
+        importance=importance(trained.booster),
         model_json=trained.files["model.json"],
     )
 

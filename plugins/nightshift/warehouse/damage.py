@@ -76,12 +76,14 @@ class Damage:
 
     Attributes:
         what: What differs, in words.
+        n_rows: How many rows are missing, or too many; 0 where only values differ.
     """
 
     dataset: str
     partition_date: dt.date
     load_id: int
     what: str
+    n_rows: int = 0
 
 
 def published_records(conn: Connection, dataset: str, days: Sequence[dt.date]) -> list[LoadRecord]:
@@ -215,7 +217,8 @@ def _wrong_count(target: Target, record: LoadRecord, n_rows: int) -> Damage | No
     if n_rows == record.n_rows:
         return None
     what = f"{n_rows} of {record.n_rows} rows are there"
-    return Damage(target.dataset, record.partition_date, record.load_id, what)
+    difference = abs(n_rows - (record.n_rows or 0))
+    return Damage(target.dataset, record.partition_date, record.load_id, what, difference)
 
 
 def refuse_vanished(

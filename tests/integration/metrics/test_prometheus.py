@@ -33,7 +33,7 @@ SAMPLES = f'count_over_time(nightshift_champion_version{{model="{MODEL}"}}[10m])
 TOKEN = "a-token-of-this-test"
 EXPECTED_ALERTS = {
     "NightshiftFallbackInUse", "NightshiftRowsRefused", "NightshiftDriftBreached",
-    "NightshiftIncidentCritical", "NightshiftPredictionsLate",
+    "NightshiftIncidentCritical", "NightshiftNobodyLooks", "NightshiftPredictionsLate",
 }  # fmt: skip
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is missing: apt-get install prometheus"

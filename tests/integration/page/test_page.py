@@ -15,6 +15,7 @@ from nightshift.page import reader as reader_module
 from nightshift.page.reader import PageBusyError, PageReader, PageRoleError
 from nightshift.warehouse.analysts.page_reader import RELATIONS
 from nightshift.warehouse.connection import connect
+from nightshift.warehouse.control_tables.acts import Act, recorded_act
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -242,6 +243,63 @@ def test_quality_stands_with_its_interval_against_the_baseline(client):
     assert models["model_01"]["low"] is not None
 
 
+def test_importance_is_shown_over_time(client, settings_of_year):
+    document = client.get("/models/model_02?format=json").json()
+    rows = document["importances"]
+    newest = max(row["version"] for row in rows)
+    versions = sorted({row["version"] for row in rows})
+    assert versions == list(range(newest - 7, newest + 1))
+    for version in versions:
+        assert sum(r["share"] for r in rows if r["version"] == version) == pytest.approx(1.0)
+    with connect(settings_of_year, "test") as conn:
+        query = "select feature, share from ml.importances where model = %s and version = %s"
+        of_view = dict(conn.execute(query, ["model_02", newest]).fetchall())
+    of_page = {row["feature"]: row["share"] for row in rows if row["version"] == newest}
+    assert of_page == of_view
+    page = client.get("/models/model_02").text
+    assert "Importance over time" in page
+    first = document["important"][0]
+    assert f"<title>{first}, v{newest}: {of_view[first]:.1%}</title>" in page
+
+
+def test_only_a_version_that_serves_has_a_day_from_which_it_serves(client):
+    decisions = client.get("/models/model_01?format=json").json()["decisions"]
+    by_verdict = {row["verdict"]: row["serves_from"] for row in decisions}
+    assert {"first", "promoted", "refused", "shadowed"} == by_verdict.keys()
+    assert by_verdict["refused"] is by_verdict["shadowed"] is None
+    for row in decisions:
+        if row["verdict"] in ("first", "promoted"):
+            assert row["serves_from"] == row["effective_partition"]
+
+
+def test_an_act_says_what_was_asked_for(changed_year):
+    asked = {"dag": "ingest", "partition_key": "2013-02-04", "conf": {}, "note": None, "n": 0}
+    act = Act("airflow.trigger", "airflow", "airflow:ann", "a test", asked)
+    with recorded_act(changed_year, act):
+        pass
+    with open_page(changed_year) as client:
+        page = client.get("/acts").text
+    assert ">dag ingest, n 0, partition_key 2013-02-04</code>" in page
+
+
+def test_a_map_begins_with_the_first_measured_day(changed_year, last):
+    with connect(changed_year, "test") as conn:
+        conn.execute("delete from monitoring.drift where partition_date < %s", [last])
+    with open_page(changed_year) as client:
+        document = client.get("/drift?model=model_01&days=366&format=json").json()
+    assert document["days"] == [str(last)]
+
+
+def test_versions_of_before_have_no_importance_and_a_page(changed_year):
+    with connect(changed_year, "test") as conn:
+        conn.execute("alter table ml.model_versions disable trigger user")
+        conn.execute("update ml.model_versions set importance = null where model = 'model_01'")
+    with open_page(changed_year) as client:
+        page = client.get("/models/model_01")
+    assert page.status_code == 200
+    assert "Importance over time" not in page.text
+
+
 def test_a_stored_page_is_a_document_of_its_own_without_rights(changed_year, last):
     store = ObjectStore.open(changed_year)
     store.ensure_bucket()
@@ -329,6 +387,46 @@ def test_every_error_of_the_page_is_answered_without_its_text(
     assert answer.headers["content-security-policy"]
 
 
+def look(conn, ago):
+    """Record that a rule was evaluated some time ago."""
+    conn.execute("delete from ops.incident_rules")
+    conn.execute(
+        "insert into ops.incident_rules"
+        " (kind, aspect, evaluated_at, succeeded_at, seconds, n_found)"
+        " select 'late predictions', 'publication', at, at, 0.1, 0"
+        " from (select clock_timestamp() - %s::interval as at) now",
+        [ago],
+    )
+
+
+def test_no_incident_is_good_news_only_if_somebody_has_just_looked(changed_year):
+    with connect(changed_year, "test") as conn, open_page(changed_year) as client:
+        conn.execute("delete from ops.incident_rules")
+        assert "Nobody has looked yet" in client.get("/").text
+        assert "No open incident." not in client.get("/").text
+        look(conn, "26 minutes")
+        stale = client.get("/").text
+        assert "Nobody has looked since" in stale
+        assert "No open incident." not in stale
+        assert "Last looked for at" not in stale
+        look(conn, "1 minute")
+        fresh = client.get("/").text
+        document = client.get("/?format=json").json()
+    assert "No open incident." in fresh
+    assert "Nobody has looked" not in fresh
+    assert document["evaluation"]["is_fresh"] is True
+
+
+def test_the_page_now_is_renewed_until_a_reader_stops_it(client):
+    renewed = client.get("/")
+    assert renewed.headers["refresh"] == "60"
+    (href,) = re.findall(r'<a href="([^"]+)">Stop that</a>', renewed.text)
+    still = client.get(href)
+    assert "refresh" not in still.headers
+    assert "Renew it every minute" in still.text
+    assert "refresh" not in client.get("/models").headers
+
+
 def test_two_hundred_incidents_are_one_page(changed_year):
     with connect(changed_year, "test") as conn:
         if conn.execute("select to_regclass('ops.open_incidents')").fetchone() == (None,):
@@ -347,6 +445,8 @@ def test_two_hundred_incidents_are_one_page(changed_year):
         text = client.get("/").text
         document = client.get("/?format=json").json()
     assert document["n_incidents"] == 200
+    # The number is what `nightshift incidents ack` wants.
+    assert f"incident {document['incidents'][0]['incident_id']} " in text
     assert document["incidents"][0]["what"] == "What <b>150"
     assert len(document["incidents"]) == 100
     assert "The 100 worst of 200." in text

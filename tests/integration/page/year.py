@@ -239,10 +239,20 @@ _STATEMENTS = (
     """
     insert into ml.model_versions (model, version, digest, model_key, model_sha256, metadata_key,
         metadata_sha256, trees_sha256, training_set, partition_date, fit_end, spec_digest,
-        code_version, metrics, figures, run_id, created_at)
+        code_version, metrics, figures, run_id, created_at, importance)
     select s.model, days.i / 7 + 1, s.model || days.i, 'models/m', 'sha', 'models/reference.json',
         'sha', 'sha', 'training/' || s.model, days.day, days.day - 1, 'spec', 'test',
-        '{"challenger": {"roc_auc": 0.71}}', '{}', 'test', days.day + interval '1 day 3 hours'
+        '{"challenger": {"roc_auc": 0.71}}', '{}', 'test', days.day + interval '1 day 3 hours',
+        (
+            select jsonb_object_agg('feature_' || lpad(f::text, 2, '0'), size / total)
+            from (
+                select f, size, sum(size) over () as total
+                from generate_series(0, %(features)s - 1) f
+                cross join lateral (
+                    select exp(-0.2 * f) * (1 + 0.6 * sin(days.i / 40.0 + f)) as size
+                ) s
+            ) sizes
+        )
     from ops.last_good_specs s cross join days where days.i %% 7 = 0
     """,
     """
@@ -251,6 +261,7 @@ _STATEMENTS = (
     select v.created_at, v.model, v.version,
         case when v.version = 1 then 'first'
             when (v.version + length(v.model)) %% 4 = 0 then 'promoted'
+            when (v.version + length(v.model)) %% 4 = 1 then 'shadowed'
             else 'refused' end,
         nullif(1, v.version), v.partition_date, v.partition_date + 1,
         array['roc_auc gains 0.004 (95 %% interval 0.001 to 0.007).'], '{}', 'test', 'airflow',

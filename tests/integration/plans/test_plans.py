@@ -30,6 +30,7 @@ from nightshift.cli.operations import plan as plan_command
 from nightshift.contracts.model_spec import load_specs
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.ingestion.late_arrivals import load_late_drops
+from nightshift.ingestion.load import DropMissingError
 from nightshift.plans import facts, stage_runner
 from nightshift.plans.applying import PLAN_LOCK, PlanUsedError, apply_plan
 from nightshift.plans.making import NothingToPlanError, Planner
@@ -164,6 +165,20 @@ def test_a_backfill_is_applied_exactly_and_its_token_once(settings: Settings, co
         )
     )
     assert again.cost.n_bytes > 0
+
+
+def test_a_backfill_of_days_that_nobody_has_delivered_is_no_plan(settings: Settings, conn):
+    planner = Planner(settings, conn)
+    deliver(settings, PartitionRange.of(str(FIRST)), [])
+    with pytest.raises(DropMissingError, match="raw/weather 2013-01-02") as missing:
+        planner.backfill(DAYS)
+    assert "2013-01-01" not in missing.value.what
+    # The look-back counts too: the day alone could not be built.
+    deliver(settings, PartitionRange.of("2013-01-03"), [])
+    with pytest.raises(DropMissingError, match="raw/weather 2013-01-01, "):
+        planner.backfill(PartitionRange.of("2013-01-03"))
+    deliver(settings, PartitionRange.of(str(SECOND)), [])
+    assert planner.backfill(DAYS).work
 
 
 def land_a_drop(settings: Settings, _: Any, __: Any) -> None:

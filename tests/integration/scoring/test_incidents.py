@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 
 import pytest
 from tests.integration.scoring.conftest import DAY, publish_features
 
+from nightshift.cli.services.status import _model_row
 from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.incidents.acts import snooze
 from nightshift.incidents.context import EvaluationContext
 from nightshift.incidents.evaluation import evaluate
 from nightshift.incidents.overview import current_overview
-from nightshift.incidents.records import Incident, find_incident, open_incidents, read_health
+from nightshift.incidents.records import (
+    Incident,
+    find_incident,
+    incident_events,
+    open_incidents,
+    read_health,
+)
 from nightshift.incidents.why_not import explain
 from nightshift.scoring.pipeline import score
-from nightshift.settings import Settings
+from nightshift.settings import PROJECT_ROOT, Settings
 
 pytestmark = [
     pytest.mark.integration,
@@ -80,6 +89,7 @@ def test_nothing_is_broken_in_a_quiet_night_and_everything_is_healthy(night):
     (model,) = overview.models
     assert (model.source, model.champion, model.health, problem) == ("champion", 1, "healthy", "")
     assert str(model.published) == "2013-07-01"
+    assert model.late == ()
 
 
 @pytest.mark.parametrize(
@@ -104,6 +114,19 @@ def test_lost_rows_are_an_incident_until_they_are_published_again(night, table, 
         score(night.settings, night.spec, DAY, night.run)
         assert night.look() == []
         assert find_incident(night.conn, incident.incident_id).state == "closed"
+
+
+def test_a_snoozed_loss_of_rows_comes_back_when_more_of_the_same_day_are_lost(night):
+    night.conn.execute("delete from predictions.parcel_late where parcel_id = '2013-07-01-1'")
+    (incident,) = night.look()
+    snooze(night.conn, incident.incident_id, dt.timedelta(hours=2), "cli:ann", "I look at it")
+    (same,) = night.look()
+    assert same.state == "snoozed"
+    night.conn.execute("delete from predictions.parcel_late where parcel_id = '2013-07-01-2'")
+    (worse,) = night.look()
+    assert (worse.incident_id, worse.state) == (incident.incident_id, "open")
+    events = [event.event for event in incident_events(night.conn, incident_id=worse.incident_id)]
+    assert events == ["opened", "snoozed", "worsened", "woken"]
 
 
 def test_a_partition_whose_pointer_is_gone_is_missed_and_explained(night):
@@ -209,8 +232,13 @@ def test_a_late_model_is_critical_after_its_deadline_and_closes_when_it_is_publi
     (incident,) = night.look(before)
     assert (incident.code, incident.severity) == ("NS-FRESH-001", "warning")
     assert [str(day) for day in incident.partitions] == ["2013-07-02"]
+    (in_time,) = current_overview(night.settings, before, None)[0].models
+    assert in_time.late == ()
     (same,) = night.look(AFTER_THE_DEADLINE)
     assert (same.incident_id, same.severity) == (incident.incident_id, "critical")
+    (late,) = current_overview(night.settings, AFTER_THE_DEADLINE, None)[0].models
+    assert [str(day) for day in late.late] == ["2013-07-02"]
+    assert _model_row(late)[2] == "2013-07-01, late: 2013-07-02"
     assert same.command == "nightshift rescue parcel_late --night 2013-07-02"
 
     publish_features(night.conn, NEXT_DAY)
@@ -279,3 +307,13 @@ def test_why_not_answers_for_a_partition_in_one_paragraph(night):
     assert failed.code == "NS-GATE-002"
     assert "failed with NS-GATE-002" in failed.paragraph
     assert "Its deadline was" in failed.paragraph
+
+
+def test_why_not_gives_no_command_for_a_day_before_the_history(night):
+    datasets = night.settings.datasets_dir
+    datasets.mkdir()
+    shutil.copy(PROJECT_ROOT / "dags" / "datasets" / "weather.yaml", datasets)
+    before = night.why_not("2012-12-31")
+    assert (before.code, before.command) == ("NS-TIME-003", "")
+    assert "before the history, which begins on 2013-01-01" in before.paragraph
+    assert "deadline" not in before.paragraph

@@ -7,6 +7,7 @@ specification (``openlineage.client.generated``): required fields, types, enumer
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 import json
 import re
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attr
 from jsonschema import Draft202012Validator, FormatChecker
@@ -23,6 +25,7 @@ from openlineage.client import facet_v2
 from openlineage.client.generated import base
 from referencing import Registry, Resource
 
+FORMATS = FormatChecker()
 _FORMATS = {"runId": "uuid", "producer": "uri", "_producer": "uri", "_schemaURL": "uri"}
 _TIMES = {"eventTime", "nominalStartTime", "nominalEndTime"}
 _KINDS = (
@@ -32,6 +35,17 @@ _KINDS = (
     (base.OutputDatasetFacet, "output"),
     (base.DatasetFacet, "dataset"),
 )
+
+
+# The library knows these two only with further packages.
+@FORMATS.checks("date-time", raises=ValueError)
+def _is_instant(value: object) -> bool:
+    return not isinstance(value, str) or dt.datetime.fromisoformat(value).tzinfo is not None
+
+
+@FORMATS.checks("uri", raises=ValueError)
+def _is_uri(value: object) -> bool:
+    return not isinstance(value, str) or bool(urlsplit(value).scheme)
 
 
 @cache
@@ -57,7 +71,7 @@ def problems_of(event: dict[str, Any]) -> list[str]:
 
 
 def _check(kind: type, document: dict[str, Any]) -> Iterator[str]:
-    validator = Draft202012Validator(schema_of_class(kind), format_checker=FormatChecker())
+    validator = Draft202012Validator(schema_of_class(kind), format_checker=FORMATS)
     for problem in validator.iter_errors(document):
         yield f"{kind.__name__} {problem.json_path}: {problem.message}"
 
@@ -158,10 +172,12 @@ def problems_by_files(spec: Path, event: dict[str, Any]) -> list[str]:
         for key, facet in facets.items():
             name = facet["_schemaURL"].rpartition("/")[2]
             # A facet's file describes the object that holds it under its key.
+            if key not in by_name[name]["properties"]:
+                problems.append(f"{key} is no key of {name}")
             problems += _by_schema(registry, by_name[name], {key: facet})
     return problems
 
 
 def _by_schema(registry: Registry, schema: dict[str, Any], document: dict[str, Any]) -> list[str]:
-    validator = Draft202012Validator(schema, registry=registry, format_checker=FormatChecker())
+    validator = Draft202012Validator(schema, registry=registry, format_checker=FORMATS)
     return [f"{each.json_path}: {each.message}" for each in validator.iter_errors(document)]

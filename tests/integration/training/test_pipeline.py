@@ -84,6 +84,9 @@ def test_same_digest_when_trained_twice_with_other_thread_counts(world, training
 
 def test_no_second_version_when_registered_twice(world, training_set, candidate, monkeypatch):
     first = register(world.settings, candidate, world.run)
+    recorded = world.conn.execute("select feature, share from ml.importances").fetchall()
+    assert dict(recorded) == pytest.approx(candidate.importance)
+    assert sum(candidate.importance.values()) == pytest.approx(1.0)
     monkeypatch.setattr(boosting, "fit_trees", None)
     again = train(world.settings, world.spec, training_set.key, world.run)
     assert (again.digest, again.figures, again.metrics) == (
@@ -91,6 +94,7 @@ def test_no_second_version_when_registered_twice(world, training_set, candidate,
         candidate.figures,
         candidate.metrics,
     )
+    assert again.importance == pytest.approx(candidate.importance)
     assert register(world.settings, again, world.run) == first
     assert world.conn.execute(
         "select count(*), max(version) from ml.model_versions"

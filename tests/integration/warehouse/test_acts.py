@@ -125,6 +125,10 @@ def test_values_of_rows_and_secrets_are_not_recorded(settings: Settings, conn: C
         "api_token": "t0p",
         "url": "https://ann:pw@host/x",
         "key": "landing/thing/dt=2013-07-01/a.csv",
+        # Which night, and which plan: without them the record says nothing.
+        "partition_key": "2013-07-01",
+        "token": "plan-3f2a91c04d77",
+        "other_token": "plan-B or plan-3f2a91c04d77",
     }
     act = Act("quarantine.correct", "cli", "cli:ann", "asked", arguments, frozenset({"values"}))
     with recorded_act(settings, act):
@@ -135,6 +139,9 @@ def test_values_of_rows_and_secrets_are_not_recorded(settings: Settings, conn: C
         "api_token": "…",
         "url": "https://…@host/x",
         "key": "landing/thing/dt=2013-07-01/a.csv",
+        "partition_key": "2013-07-01",
+        "token": "plan-3f2a91c04d77",
+        "other_token": "…",
     }
 
 

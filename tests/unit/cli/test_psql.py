@@ -21,8 +21,13 @@ from nightshift.cli.app import app
             ["--csv", "-c", "select 1", "-c", "select 2"],
         ),
         (["-f", "a.sql", "-f", "b.sql"], ["-f", "a.sql", "-f", "b.sql"]),
+        (["-f", "a.sql", "-c", "select -1"], ["-f", "a.sql", "-c", "select -1"]),
+        (
+            ["-x", "-c", "-- no", "--role", "nightshift", "-At", "-o", "a.txt", "--pset=null=?"],
+            ["-x", "-c", "-- no", "-At", "-o", "a.txt", "--pset=null=?"],
+        ),
     ],
-    ids=["none", "a statement", "statements as csv", "files"],
+    ids=["none", "a statement", "statements as csv", "files", "in their order", "any option"],
 )
 def test_options_are_passed_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: list[str], passed: list[str]

@@ -7,7 +7,14 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from nightshift.page.charts.bars import Period, Span, gantt, timeline, two_distributions
+from nightshift.page.charts.bars import (
+    Period,
+    Span,
+    gantt,
+    share_grid,
+    timeline,
+    two_distributions,
+)
 from nightshift.page.charts.grids import HeatCell, calendar, heat_class, heat_map
 from nightshift.page.charts.lines import Series, day_lines
 from nightshift.page.charts.svg import month_starts, number, ticks
@@ -41,6 +48,7 @@ def test_every_chart_escapes_names():
             HOSTILE, [Period(HOSTILE, *days(0, 90), "period-a")], [Period(HOSTILE, DAY, DAY, "bad")]
         ),
         two_distributions(HOSTILE, [HOSTILE, "b"], [0.1, 0.9], [0.4, 0.6]),
+        share_grid(HOSTILE, [HOSTILE], [HOSTILE], {(HOSTILE, HOSTILE): 0.5}),
         heat_map(HOSTILE, [HOSTILE], [DAY], [cell], lambda cell: f"/drift/{cell.feature}"),
         calendar(HOSTILE, {DAY: "hole"}, lambda day: f"/{day}?model={HOSTILE}"),
         day_lines(
@@ -67,6 +75,24 @@ def test_a_chart_without_values_says_so():
 def test_intervals_are_drawn_under_their_line():
     series = Series("x", "accent", [(DAY, 2.0)], [(DAY, 1.0, 3.0)])
     assert "polygon" in [element.tag for element in parse(day_lines("x", [series]))]
+
+
+def test_bars_of_a_grid_have_one_scale_and_no_bar_where_nothing_is_known():
+    shares = {("a", "v1"): 0.8, ("b", "v1"): 0.2, ("a", "v2"): 0.4}
+    chart = share_grid("x", ["a", "b"], ["v1", "v2"], shares)
+    widths = [float(e.attrib["width"]) for e in parse(chart) if e.tag == "rect"]
+    assert len(widths) == 3
+    assert widths[0] == pytest.approx(4 * widths[1], abs=0.2)
+    assert widths[0] == pytest.approx(2 * widths[2], abs=0.2)
+    assert {"80%", "20%", "40%"} <= set(texts(chart))
+
+
+def test_a_chart_with_links_is_no_picture():
+    cell = HeatCell("a", DAY, 1.0, is_drifted=False)
+    links = heat_map("x", ["a"], [DAY], [cell], lambda _: "/")
+    picture = share_grid("x", ["a"], ["v1"], {("a", "v1"): 0.5})
+    assert parse(links)[0].attrib["role"] == "group"
+    assert parse(picture)[0].attrib["role"] == "img"
 
 
 def test_a_large_map_has_shapes_instead_of_links():

@@ -39,16 +39,24 @@ def list_incidents(
     as_json: AsJson = False,
 ) -> None:
     """List the open incidents, the most severe first."""
-    from nightshift.incidents.records import open_incidents, recent_incidents
+    from nightshift.incidents.records import last_look, open_incidents, recent_incidents
     from nightshift.warehouse.connection import connect
 
     with connect(load_settings(), "nightshift incidents") as conn:
         incidents = recent_incidents(conn, CLOSED_WITHIN) if closed else open_incidents(conn)
+        looked_at, is_fresh = last_look(conn)
+    if not is_fresh:
+        since = f"since {looked_at:{INSTANT}} UTC" if looked_at else "yet"
+        typer.echo(
+            f"Nobody has looked {since}: what is broken now is not known."
+            " `nightshift watch --once` looks.",
+            err=True,
+        )
     if as_json:
         _print_json([incident.document() for incident in incidents])
         return
     if not incidents:
-        typer.echo("No incident is open.")
+        typer.echo("No incident is open." if is_fresh else "No incident was open then.")
         return
     headers = ("incident", "severity", "state", "code", "since", "what")
     print_table(headers, map(_row, incidents))

@@ -23,22 +23,17 @@ class Role(StrEnum):
     admin = "admin"
 
 
+# All options but the role are psql's, in the order in which they were given.
+CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
 def psql(
+    context: typer.Context,
     role: Annotated[
         Role, typer.Option(help="analyst reads analytics.* only; admin is the superuser.")
     ] = Role.nightshift,
-    command: Annotated[
-        list[str] | None,
-        typer.Option("-c", "--command", help="Run this SQL and exit; may be repeated."),
-    ] = None,
-    file: Annotated[
-        list[Path] | None,
-        typer.Option("-f", "--file", help="Run this file and exit; may be repeated."),
-    ] = None,
-    *,
-    is_csv: Annotated[bool, typer.Option("--csv", help="Print rows as CSV.")] = False,
 ) -> None:
-    """Open the warehouse in psql, or run statements and exit."""
+    """Open the warehouse in psql. All other options are psql's own: -c, -f, --csv, -x, -o, …."""
     settings = _login(role)
     # The password travels in the environment: other users can read a process's arguments.
     environment = {
@@ -52,7 +47,8 @@ def psql(
         "PGAPPNAME": "nightshift psql",
     }
     program = _program()
-    arguments = [program, *_options(command or [], file or [], is_csv=is_csv)]
+    # By default psql continues after a failed statement and exits with 0.
+    arguments = [program, "-v", "ON_ERROR_STOP=1", *context.args]
     os.execve(program, arguments, environment)  # noqa: S606 - our own argv, no shell wanted
 
 
@@ -68,19 +64,6 @@ def _login(role: Role) -> Settings:
         }
         return settings.model_copy(update=login)
     return settings
-
-
-def _options(commands: list[str], files: list[Path], *, is_csv: bool) -> list[str]:
-    """Return psql's own options; statements run before files."""
-    # By default psql continues after a failed statement and exits with 0.
-    options = ["-v", "ON_ERROR_STOP=1"]
-    if is_csv:
-        options.append("--csv")
-    for command in commands:
-        options += ["-c", command]
-    for file in files:
-        options += ["-f", str(file)]
-    return options
 
 
 def _program() -> str:

@@ -191,9 +191,14 @@ def _print_incidents(overview: Overview) -> None:
 
 
 def _model_row(model: ModelOverview) -> tuple[object, ...]:
+    from nightshift.incidents.context import describe_days
+
     champion = "none"
     if model.champion is not None:
-        champion = f"version {model.champion}, {model.champion_age_days} days old"
+        champion = f"version {model.champion}"
+    # Its age counts to the newest published day: without one it has none.
+    if model.champion_age_days is not None:
+        champion += f", {model.champion_age_days} days old"
     quality = "-"
     if model.quality is not None and model.metric is not None:
         quality = f"{model.metric} {model.quality:.4g}"
@@ -203,7 +208,9 @@ def _model_row(model: ModelOverview) -> tuple[object, ...]:
         if model.expected_quality is not None:
             quality += f", hold-out {model.expected_quality:.4g}"
     since = f"{model.published_at:{INSTANT}} UTC" if model.published_at else "-"
-    published = model.published or "nothing"
+    published = str(model.published or "nothing")
+    if model.late:
+        published += f", late: {describe_days(model.late)}"
     rows = "-"
     if model.n_rows is not None:
         rows = f"{model.n_rows:,}"

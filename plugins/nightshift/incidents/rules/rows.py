@@ -176,6 +176,8 @@ def _lost_rows(context: EvaluationContext, dataset: str, damages: list[Damage]) 
         partitions=days,
         owner=context.owner_of(name) if layer == "predictions" else "",
         tables=(dataset,),
+        # More lost rows of the same days are worse too: a snooze must not hide them.
+        size=sum(max(damage.n_rows, 1) for damage in damages),
         facts={"loads": [damage.load_id for damage in damages]},
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -21,6 +21,7 @@ from nightshift.page.charts.svg import (
 
 ROW, TOP, BOTTOM = 22, 8, 26
 GANTT_LEFT, SHARE_LEFT = 300, 150
+GRID_LEFT, GRID_TOP, GRID_PITCH = 250, 24, 200
 LABEL_LENGTH = 40
 CLOCK_STEPS = (1, 5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600)
 """Seconds between the lines of a clock."""
@@ -303,6 +304,87 @@ def two_distributions(
         title,
         parts,
         TOP + len(labels) * row_height + 8,
+    )
+
+
+def share_grid(
+    title: str, rows: Sequence[str], columns: Sequence[str], shares: Mapping[tuple[str, str], float]
+) -> Markup:
+    """Return a bar with its percentage for each row and column, all of one scale.
+
+    Args:
+        title: What it shows.
+        rows: Names, from top to bottom.
+        columns: Names, from left to right; at least one.
+        shares: By row and column, 0 to 1; one that is not there leaves its place empty.
+    """
+    largest = max(
+        shares.values(),
+        default=0.0,
+    )
+    pitch = (WIDTH - GRID_LEFT) / len(columns)
+    # A bar leaves room for its percentage, up to "100%".
+    room = min(pitch, GRID_PITCH) - 46
+    width = Scale(
+        0,
+        largest or 1.0,
+        0,
+        room,
+    )
+    left = {name: GRID_LEFT + index * pitch for index, name in enumerate(columns)}
+    top = {name: GRID_TOP + index * ROW for index, name in enumerate(rows)}
+    parts = []
+    for name, x in left.items():
+        parts.append(
+            text(
+                x,
+                14,
+                name,
+                "quiet",
+            )
+        )
+    for name, y in top.items():
+        parts.append(
+            text(
+                GRID_LEFT - 8,
+                y + 14,
+                _shortened(
+                    name,
+                    34,
+                ),
+                "small",
+                "end",
+            )
+        )
+    for (row, column), share in shares.items():
+        x, y = left[column], top[row]
+        # A share of nothing is still seen.
+        end = max(
+            width.at(share),
+            1.0,
+        )
+        parts.append(
+            rect(
+                x,
+                y + 3,
+                end,
+                ROW - 8,
+                "span accent",
+                f"{row}, {column}: {share:.1%}",
+            )
+        )
+        parts.append(
+            text(
+                x + end + 4,
+                y + 14,
+                f"{share:.0%}",
+                "tiny",
+            )
+        )
+    return figure(
+        title,
+        parts,
+        GRID_TOP + len(rows) * ROW + 4,
     )
 
 

@@ -52,8 +52,10 @@ def figure(title: str, parts: Iterable[str], height: float, width: float = WIDTH
     """
     # On a phone a chart scrolls: letters that shrink with it could not be read.
     body = "".join(parts)
+    # A picture has no parts for who hears it: links would be lost in it.
+    role = "group" if "<a " in body else "img"
     return Markup(  # noqa: S704 - parts are escaped where they are made
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(title)}"'
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="{role}" aria-label="{escape(title)}"'
         f' style="min-width:{min(width, SMALLEST_WIDTH):g}px">{body}</svg>'
     )
 

@@ -118,7 +118,10 @@ def drift_document(
     # Those of the newest measured night: an older one knows less of the same change.
     newest_cell = max((cell["partition_date"] for cell in document["cells"]), default=last)
     document["slow"] = snapshot.rows(_SLOW, values | {"newest": newest_cell})
-    document["days"] = [first + dt.timedelta(days=index) for index in range(n_days)]
+    # A model of a few nights has no year to show: the map begins where something was measured.
+    begin = min((cell["partition_date"] for cell in document["cells"]), default=first)
+    n_shown = (last - begin).days + 1
+    document["days"] = [begin + dt.timedelta(days=index) for index in range(n_shown)]
     document["features"] = _features(document["cells"])
     return document
 

@@ -14,6 +14,8 @@ MAX_DECISIONS = 60
 """Of older decisions the timeline still shows the champions."""
 CALIBRATION_METRICS = ("calibration_slope", "calibration_error", "bias")
 """Best values 1, 0 and 0. Source: contracts.metrics."""
+MAX_VERSIONS, MAX_IMPORTANT = 8, 12
+"""Versions and features that the importance over time is drawn of; the table has all features."""
 ALL_ROWS = "all"
 """Slice name of all rows in monitoring.performance_published."""
 
@@ -63,7 +65,9 @@ order by first_partition, promotion_id
 """
 _DECISIONS = """
 select promotion_id, at, version, verdict, champion_version, partition_date, effective_partition,
-    reasons, actor, evidence_page is not null as has_page, trained_at, fit_end, figures
+    reasons, actor, evidence_page is not null as has_page, trained_at, fit_end, figures,
+    case when verdict in ('first', 'promoted', 'refreshed', 'rolled_back') then effective_partition
+        end as serves_from
 from ml.decisions
 where model = %(model)s
 order by promotion_id desc limit %(limit)s
@@ -104,6 +108,12 @@ select * from monitoring.performance_published
 where model = %(model)s and metric = %(metric)s and slice_name <> 'all'
     and partition_date = %(day)s
 order by slice_name, slice_value
+"""
+_IMPORTANCES = """
+select version, trained_at, fit_end, feature, share from ml.importances
+where model = %(model)s
+    and version > (select max(version) - %(limit)s from ml.importances where model = %(model)s)
+order by version, share desc, feature
 """
 _NEWEST = """
 select max(evaluated_partition) as day from monitoring.verdicts_published
@@ -146,8 +156,14 @@ def model_document(snapshot: Snapshot, model: str, metric: str | None) -> dict[s
         estimates = snapshot.rows(_ESTIMATES, {"model": model, "metric": chosen})
     # An older warehouse has no such view.
     has_levels = snapshot.has("ops.published_levels")
+    importances: list[Row] = []
+    if snapshot.has("ml.importances"):
+        values = {"model": model, "limit": MAX_VERSIONS}
+        importances = snapshot.rows(_IMPORTANCES, values)
     return {
         "facts": facts,
+        "importances": importances,
+        "important": _most_important(importances),
         "levels": snapshot.rows(_LEVELS, {"model": model}) if has_levels else [],
         "metric": chosen,
         "metrics": metrics,
@@ -161,6 +177,16 @@ def model_document(snapshot: Snapshot, model: str, metric: str | None) -> dict[s
         "slices": slices,
         "newest_evaluated": newest,
     }
+
+
+def _most_important(importances: list[Row]) -> list[str]:
+    """Return the features that any shown version leans on most, the largest share first."""
+    largest: dict[str, float] = {}
+    for row in importances:
+        feature = row["feature"]
+        largest[feature] = max(row["share"], largest.get(feature, 0.0))
+    ranked = sorted(largest, key=lambda name: (-largest[name], name))
+    return ranked[:MAX_IMPORTANT]
 
 
 def model_facts(snapshot: Snapshot, model: str) -> Row:

@@ -19,6 +19,7 @@ from ops.open_incidents
 order by (state = 'snoozed'), severity_rank desc, opened_at, incident_id
 limit %(limit)s
 """
+_EVALUATION = "select evaluated_at, is_fresh from ops.last_evaluation"
 _HEALTH = """
 select subject_type, subject, owner, health, parts, since, evaluated_at
 from ops.health
@@ -48,9 +49,14 @@ def now_document(snapshot: Snapshot) -> dict[str, Any]:
     incidents = None
     if snapshot.has("ops.open_incidents"):
         incidents = snapshot.rows(_INCIDENTS, {"limit": MAX_INCIDENTS})
+    # An empty list says nothing if nobody has looked.
+    evaluation = None
+    if snapshot.has("ops.last_evaluation"):
+        evaluation = snapshot.rows(_EVALUATION)[0]
     health = snapshot.rows(_HEALTH) if snapshot.has("ops.health") else None
     return {
         "incidents": incidents,
+        "evaluation": evaluation,
         "n_incidents": incidents[0]["n_incidents"] if incidents else 0,
         "health": health,
         "health_counts": _counts(health),

@@ -31,6 +31,8 @@ REDACTED = "…"
 MAX_TEXT = 500
 """Characters of a reason or an argument that are kept."""
 _SECRET_NAME = re.compile(r"passw|secret|token|credential|(^|_)key$", re.IGNORECASE)
+# Under such a name, but no secret: an object of upstream, a plan, a partition.
+_PUBLIC_VALUE = re.compile(r"landing/.*|(plan|migrate)-[0-9a-f]+|\d{4}-\d\d-\d\d", re.DOTALL)
 # A login within a URL: `s3://user:secret@host`.
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 
@@ -241,8 +243,7 @@ def _redacted(name: str, value: Any, private: frozenset[str]) -> Any:  # noqa: A
     if name in private:
         column, equals, _ = text.partition("=")
         return f"{column}={REDACTED}" if equals else REDACTED
-    # An object's key is no secret: landing/<dataset>/….
-    if _SECRET_NAME.search(name) and not text.startswith("landing/"):
+    if _SECRET_NAME.search(name) and not _PUBLIC_VALUE.fullmatch(text):
         return REDACTED
     return _shortened(_LOGIN.sub(f"{REDACTED}@", text))
 
