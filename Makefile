@@ -5,6 +5,8 @@ MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 # Draws the order of the tests; fixed, so that what is green here is green elsewhere.
 SEED ?= 1
+# Tests are compiled once, also where the environment says otherwise.
+export PYTHONDONTWRITEBYTECODE =
 # Two processes that share nothing; tests/conftest.py says which tests stay together.
 IN_TWO := $(BIN)/python -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder --randomly-seed=$(SEED)
 
