@@ -7,8 +7,8 @@ BIN := .venv/bin
 SEED ?= 1
 # Tests are compiled once, also where the environment says otherwise.
 export PYTHONDONTWRITEBYTECODE =
-# Processes that share nothing; tests/conftest.py says which tests stay together. Each waits for
-# servers and clocks a third of its time: three keep two cores busier than two do.
+# Processes that share nothing; tests/conftest.py says which tests stay together. Some wait for
+# servers and clocks a third of their time: three keep two cores busier than two do.
 PROCESSES ?= 3
 in_processes = $(BIN)/python -m pytest --numprocesses=$(1) --dist=loadscope --no-loadscope-reorder --randomly-seed=$(SEED)
 
