@@ -5,6 +5,7 @@ A session has one PostgreSQL and one S3 server, a test has a fresh database and 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -38,7 +39,23 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.evidence.recorder", "tests.ready_dbt", "tests.whole_night"]
 
 _WITH_AIRFLOW = {"e2e", "scheduler"}
-"""Folders whose tests share one running Airflow."""
+"""Folders whose tests need a running Airflow: they begin, since it takes longest."""
+_TOGETHER = {
+    "tests/e2e/": "airflow",
+    "tests/chaos/scheduler/": "airflow",
+    "tests/dags/": "dags",
+    "tests/integration/docs/": "dbt",
+    "tests/integration/plans/": "dbt",
+    "tests/integration/provenance/": "dbt",
+    "tests/integration/reprocess/": "dbt",
+    "tests/integration/telemetry/": "dbt",
+    "tests/integration/transformation/": "dbt",
+    "tests/integration/backtest/": "champion",
+    "tests/integration/monitoring/": "champion",
+}
+"""Folders whose tests share what takes seconds to make: a running Airflow, the DAGs as Airflow
+reads them, the relations of dbt and a process that has imported it, a champion with its history.
+"""
 _SHORT, _RANK_OF_SHORT = {"unit", "dags"}, 3
 """Folders whose modules take seconds, and when they run."""
 
@@ -66,15 +83,25 @@ def _rank(item: pytest.Item) -> int:
     return 1 if item.get_closest_marker("slow") else 2
 
 
-class ByServers(LoadScopeScheduling):
-    """Keep a module's tests in one process, and all tests of the running Airflow in one.
+def pytest_collection_finish() -> None:
+    """Spare the collector of garbage what was imported and collected, a million objects.
 
-    What they share is started once.
+    It would visit them again and again, and in each test that counts what remains.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+class ByServers(LoadScopeScheduling):
+    """Keep a module's tests in one process, and those of ``_TOGETHER`` too.
+
+    What they share is made once.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         module = nodeid.partition("::")[0]
-        return "airflow" if _WITH_AIRFLOW & {*module.split("/")} else module
+        groups = (name for folder, name in _TOGETHER.items() if module.startswith(folder))
+        return next(groups, module)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByServers:

@@ -52,7 +52,9 @@ def create_database(settings: Settings, template: str = "", name: str = "") -> S
         name: Name of the database; without one it gets a new name.
     """
     name = name or new_name()
-    copy = f" template {template}" if template else ""
+    # Files are copied: page by page through the log takes the server a quarter more time, in
+    # creating and in dropping.
+    copy = f" template {template} strategy file_copy" if template else ""
     run_as_admin(settings, f"create database {name}{copy} owner {settings.warehouse_user}")
     bucket = new_name().replace("_", "-")
     return settings.model_copy(update={"warehouse_database": name, "s3_bucket": bucket})

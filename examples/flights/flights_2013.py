@@ -141,9 +141,11 @@ def _next_time(after: Instants, clock: Durations, timezone: str) -> Instants:
     midnight = day.astype("datetime64[s]")
     next_midnight = midnight + np.timedelta64(1, "D")
     # Both on the wall clock, since a day has 23 or 25 hours when the clocks change.
-    same_day, *_ = to_utc(np.add(midnight, clock), timezone)
-    next_day, *_ = to_utc(np.add(next_midnight, clock), timezone)
-    return np.where(same_day >= after, same_day, next_day)
+    instant, *_ = to_utc(np.add(midnight, clock), timezone)
+    # Also what that day's clock never showed.
+    is_later = ~(instant >= after)
+    instant[is_later], *_ = to_utc(np.add(next_midnight[is_later], clock[is_later]), timezone)
+    return instant
 
 
 def _outcome_at(

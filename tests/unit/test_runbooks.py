@@ -114,18 +114,23 @@ def test_page_answers_the_questions_of_the_night(page: Path):
     assert page_advice(text)
 
 
-@pytest.mark.parametrize("page", [*PAGES, RUNBOOKS / "README.md"], ids=lambda page: page.stem)
-def test_links_and_commands_exist(page: Path):
+@pytest.fixture(scope="module")
+def commands() -> set[str]:
+    """Return the names of nightshift's commands; building all of them takes a moment."""
     from typer.main import get_command
 
     from nightshift.cli.app import app
 
+    return set(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", [*PAGES, RUNBOOKS / "README.md"], ids=lambda page: page.stem)
+def test_links_and_commands_exist(page: Path, commands: set[str]):
     text = page.read_text(encoding="utf-8")
     assert [
         link for link in re.findall(r"\]\(([^)]+)\)", text) if not (RUNBOOKS / link).is_file()
     ] == []
-    known = set(get_command(app).commands)  # type: ignore[attr-defined]
-    assert set(re.findall(r"(?:^|`)nightshift ([a-z-]+)", text, re.MULTILINE)) <= known
+    assert set(re.findall(r"(?:^|`)nightshift ([a-z-]+)", text, re.MULTILINE)) <= commands
 
 
 TELLS_NOT_TO_CLEAR = {"NS-WRITE-002"}

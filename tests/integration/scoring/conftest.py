@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pydantic import SecretStr
+from tests.databases import new_name, own_database, run_as_admin
 from tests.raw_bucket import overwrite
 
 from nightshift.contracts.model_spec import ModelSpec
@@ -126,10 +127,52 @@ def spec() -> ModelSpec:
     return make_spec()
 
 
+@pytest.fixture(scope="session")
+def parcel_templates(
+    session_settings: Settings, template_database: str
+) -> Iterator[Callable[[ModelSpec], tuple[str, str]]]:
+    """Return a function that names a database with a spec's relations, and its copies.
+
+    The function of the labels names the database that it was made in: copies have that name.
+    """
+    names: dict[str, tuple[str, str]] = {}
+    with ExitStack() as databases:
+
+        def names_of(spec: ModelSpec) -> tuple[str, str]:
+            # The digest leaves out what only the views of analysts depend on.
+            key = spec.model_dump_json()
+            if key not in names:
+                name, template = new_name(), new_name()
+                databases.enter_context(own_database(session_settings, template_database, template))
+                run_as_admin(session_settings, f"alter database {template} rename to {name}")
+                made = session_settings.model_copy(update={"warehouse_database": name})
+                with connect(made, "test") as conn:
+                    create_relations(conn, spec)
+                run_as_admin(session_settings, f"alter database {name} rename to {template}")
+                names[key] = template, name
+            return names[key]
+
+        yield names_of
+
+
 @pytest.fixture
-def warehouse(conn: Connection, spec: ModelSpec) -> Connection:
+def settings(
+    request: pytest.FixtureRequest,
+    session_settings: Settings,
+    template_database: str,
+    parcel_templates: Callable[[ModelSpec], tuple[str, str]],
+    spec: ModelSpec,
+) -> Iterator[Settings]:
+    """Return settings of a fresh database, with the model's relations if ``warehouse`` is used."""
+    has_relations = "warehouse" in request.fixturenames
+    names = parcel_templates(spec) if has_relations else (template_database, "")
+    with own_database(session_settings, *names) as own:
+        yield own
+
+
+@pytest.fixture
+def warehouse(conn: Connection) -> Connection:
     """Return a warehouse with the feature table, the labels' relation and the model's relations."""
-    create_relations(conn, spec)
     return conn
 
 
@@ -196,8 +239,18 @@ class Registry:
         overwrite(self.settings, version.model_key, b"tree\nversion=v4\n")
 
 
+_FITTED: dict[tuple[str, int], TrainedModel] = {}
+
+
 def tiny_model(spec: ModelSpec, seed: int) -> TrainedModel:
-    """Fit a few trees on made-up parcels; other seeds give other trees."""
+    """Return a few trees fitted on made-up parcels, once a spec; other seeds give other trees."""
+    key = spec.model_dump_json(), seed
+    if key not in _FITTED:
+        _FITTED[key] = _fit(spec, seed)
+    return _FITTED[key]
+
+
+def _fit(spec: ModelSpec, seed: int) -> TrainedModel:
     dice = np.random.default_rng(seed)
     n = 600
     weight, rate = dice.uniform(0, 15, n), dice.uniform(0, 0.7, n)

@@ -214,7 +214,8 @@ def test_no_number_of_a_spec_is_endless(tmp_path, number):
         for key in path[:-1]:
             part = part[key]
         part[path[-1]] = number
-        (tmp_path / "arrival_delay_minutes.yaml").write_text(yaml.safe_dump(document))
+        text = yaml.dump(document, Dumper=yaml.CSafeDumper)
+        (tmp_path / "arrival_delay_minutes.yaml").write_text(text)
         load_spec.cache_clear()
         try:
             load_spec(tmp_path, "arrival_delay_minutes")

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ def is_mere_name(command: PageCommand, names: set[str]) -> bool:
     return not command.is_advice and name in names
 
 
+@cache
 def command_names() -> set[str]:
     """Return the names of all commands, with their groups."""
     from typer.main import get_command

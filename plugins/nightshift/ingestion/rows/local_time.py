@@ -40,18 +40,14 @@ def to_utc(
     zone = ZoneInfo(timezone)
     # Python converts each distinct time once, not once for each row.
     values, positions = _distinct(wall)
-    first = np.full(
-        len(values),
-        _NAT,
-    )
-    was_twice = np.zeros(
-        len(values),
-        dtype=bool,
-    )
-    for i, value in enumerate(values.tolist()):
-        if value is not None:
-            first[i], was_twice[i] = _first_instant(value, zone)
-    never = np.isnat(first) & ~np.isnat(values)
+    # The offsets before and after a change, if the time lies at one.
+    before = _utc_offsets(values, zone, fold=0)
+    after = _utc_offsets(values, zone, fold=1)
+    # The clock was set forward over these times.
+    never = before < after
+    # In the years 1 and 9999 the instant may not exist in Python, but it does in numpy.
+    first = np.where(never, _NAT, values - before)
+    was_twice = before > after
     return (
         first[positions],
         never[positions],
@@ -138,24 +134,17 @@ def _distinct(times: Seconds) -> tuple[Seconds, npt.NDArray[np.int64]]:
     return values, positions
 
 
-def _first_instant(
-    wall: dt.datetime,
+def _utc_offsets(
+    wall: Seconds,
     zone: ZoneInfo,
-) -> tuple[np.datetime64, bool]:
-    """Return when a clock first showed a time, and whether it showed it twice.
-
-    Returns:
-        The instant in UTC; NaT if the clock never showed the time.
-    """
-    # The offsets before and after a change, if the time lies at one.
-    before = wall.replace(tzinfo=zone, fold=0).utcoffset()
-    after = wall.replace(tzinfo=zone, fold=1).utcoffset()
-    # The clock was set forward over this time.
-    if before is None or after is None or before < after:
-        return _NAT, False
-    # In the years 1 and 9999 the instant may not exist in Python, but it does in numpy.
-    instant = np.datetime64(wall, "s") - np.timedelta64(before, "s")
-    return instant, before > after
+    fold: int,
+) -> npt.NDArray[np.timedelta64]:
+    """Return the offset from UTC at each time on a zone's clock; none at NaT. Shape (n,)."""
+    # The zone reads the fields alone: a time that carries the zone takes twice as long.
+    offsets = [
+        None if time is None else zone.utcoffset(time.replace(fold=fold)) for time in wall.tolist()
+    ]
+    return np.array(offsets, dtype="timedelta64[s]")
 
 
 def _wall(
