@@ -212,8 +212,8 @@ _SQL_V1 = {
 _LABEL_HOOK = Template("""\
 {{ config(pre_hook="{{ create_label_function(
     label_function=label_function('$model'),
-    predictions=source('predictions', '$model'),
-    labels=$labels,
+    predictions=source('predictions', '$model').include(database=false),
+    labels=$labels.include(database=false),
     key='$key',
     label='$label'
 ) }}") }}

@@ -1,8 +1,8 @@
 -- Written by `nightshift dbt` from dags/models/arrival_delay_minutes.yaml; the SQL is in macros/.
 {{ config(pre_hook="{{ create_label_function(
     label_function=label_function('arrival_delay_minutes'),
-    predictions=source('predictions', 'arrival_delay_minutes'),
-    labels=ref('fct_flight_labels'),
+    predictions=source('predictions', 'arrival_delay_minutes').include(database=false),
+    labels=ref('fct_flight_labels').include(database=false),
     key='flight_id',
     label='arrival_delay_minutes'
 ) }}") }}
