@@ -23,10 +23,14 @@ from tests.integration.own_data.test_shapes import (
 )
 
 from nightshift.errors import NightshiftError
+from nightshift.lake.object_store import ObjectStore
+from nightshift.models.predictions import group_codes
+from nightshift.provenance.predictions import find_prediction
 from nightshift.registry.streams.nights import record_nights
 from nightshift.scoring.deadline_fallback import publish_by_deadline
 from nightshift.scoring.prediction_tables import ensure_prediction_relations
 from nightshift.scoring.shadow.shadow_scores import score_shadows
+from nightshift.training.training_set import build_training_set, read_rows
 
 if TYPE_CHECKING:
     from nightshift.contracts.run import RunContext
@@ -99,10 +103,17 @@ def ranked_by_hand(rows: list[tuple]) -> dict[str, int]:
     return ranks
 
 
-def test_items_are_trained_published_and_explained(project, run):
+def test_items_are_trained_published_explained_matured_and_monitored(project, run):
     own = project(SHOP)
     decision = own.train()
     assert decision.verdict == "first", decision.reasons
+    # Drawn, and shown on the page of the evidence.
+    figures = own.conn.execute("select figures from ml.model_versions").fetchone()
+    assert figures[0].keys() == {"importance.png", "backtest.png"}
+    key = own.conn.execute("select evidence_page from ml.decisions").fetchone()[0]
+    page = ObjectStore.open(own.settings).get(key).decode()
+    assert page.count("<svg") == 2
+    assert "groups have an order to judge" in page
     assert own.score(own.tonight) == {"champion": 60}
 
     # Published: a rank in each shop, and the first three of each are chosen.
@@ -124,6 +135,34 @@ def test_items_are_trained_published_and_explained(project, run):
     reasons = rows_of(own, "reasons", "thing_id, feature, effect, score")
     assert {feature for _, feature, *_ in reasons} == {"amount", "price"}
     assert len(reasons) == 2 * 60
+    prediction = find_prediction(own.conn, own.spec, published[0][0])
+    assert prediction.values["rank"] == published[0][3]
+    # A replay of single rows gives all but the rank, which is one of all rows of a group.
+    assert prediction.values.keys() - prediction.own_values.keys() == {"rank", "is_top_k"}
+
+    # Matured: the monitor's NDCG is that of the published scores, by scikit-learn.
+    own.score(own.monitored)
+    verdict = own.monitor(own.monitored)
+    assert (verdict.n_labels, verdict.maturity, verdict.performance_status) == (60, "mature", "ok")
+    outcomes = rows_of(own, "outcomes", "shop, score, outcome, rank")
+    assert verdict.metric_value == pytest.approx(ndcg_of([row[:3] for row in outcomes]), abs=1e-9)
+    assert verdict.metric_value > 0.8
+    measured = {
+        (slice_name, value, metric): number
+        for slice_name, value, metric, number in own.conn.execute(
+            "select slice_name, slice_value, metric, value from monitoring.performance_published"
+            " where partition_date = %s",
+            [own.tonight.day],
+        )
+    }
+    shops = {"north", "south", "east", "west", "(missing)"}
+    assert {value for name, value, _ in measured if name == "shop"} == shops
+    hits = sum(outcome > 0 for _, _, outcome, rank in outcomes if rank <= TOP_K)
+    assert measured["all", "", "precision_at_k"] == pytest.approx(hits / (5 * TOP_K))
+    # Before the labels nothing is estimated: a score says nothing of its own loss.
+    own.monitor(own.tonight)
+    estimates = own.conn.execute("select count(*) from monitoring.estimates_published")
+    assert estimates.fetchone() == (0,)
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -256,6 +295,17 @@ def test_groups_of_one_row_cannot_be_trained_on(project):
         project(replace(SHOP, categorical=alone, outcome="1 + (amount > 0.5)::int")).train()
     assert_refused(caught.value, "NS-TRAIN-016")
     assert "of one row" in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_sample_of_the_rows_takes_complete_groups(project, run):
+    training = SHOP.spec["training"] | {"maximum_rows": 900}
+    own = project(replace(SHOP, spec={**SHOP.spec, "training": training}))
+    training_set = build_training_set(own.settings, own.spec, own.trained_on, run)
+    rows = read_rows(ObjectStore.open(own.settings), training_set)
+    _, sizes = np.unique(group_codes(own.spec, rows), return_counts=True)
+    assert set(sizes) == {12}
+    assert 30 < sizes.size < 120
 
 
 @pytest.mark.usefixtures("no_figures")
