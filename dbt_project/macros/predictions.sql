@@ -94,6 +94,10 @@ left join latest on t."{{ key }}" = latest.entity_key
     {%- for name, column in spec.classes %}
     t."{{ column }}",
     {%- endfor %}
+    {%- elif spec.get("is_ranking") %}
+    t.rank,
+    t.is_top_k,
+    t.score,
     {%- else %}
     t.score as value,
     {{ interval_column(spec, "median") }} as median,
@@ -119,8 +123,10 @@ left join latest on t."{{ key }}" = latest.entity_key
     {%- if spec.get("classes") %}
     t.raw_score,
     {%- endif %}
+    {%- if not spec.get("is_ranking") %}
     t.score,
-    {%- if not spec.is_binary and not spec.get("classes") %}
+    {%- endif %}
+    {%- if not spec.is_binary and not spec.get("classes") and not spec.get("is_ranking") %}
     t.probability,
     t.is_positive,
     {%- endif %}
@@ -179,7 +185,7 @@ select
             {%- endfor %}
         end, 1e-15
     )) as log_loss,
-    {%- else %}
+    {%- elif not spec.get("is_ranking") %}
     abs(t.score - {{ outcome }}) as absolute_error,
     {%- endif %}
     coalesce(t.partition_date + {{ 1 + spec.maturity_days }} <= (select max(label_date) from latest), false) as is_mature,

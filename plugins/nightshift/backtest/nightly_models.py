@@ -206,15 +206,15 @@ def without_slices(spec: ModelSpec) -> ModelSpec:
     return spec.model_copy(update={"promotion": promotion})
 
 
-def refuse_classes(spec: ModelSpec) -> None:
-    """Refuse a model of classes: its nights cannot be replayed.
+def refuse_other_tasks(spec: ModelSpec) -> None:
+    """Refuse a model of classes, or a ranking: its nights cannot be replayed.
 
     Raises:
         SpecError: It is one.
     """
-    if spec.classes:
+    if spec.task not in (Task.BINARY, Task.REGRESSION):
         raise SpecError(
-            f"The policy backtest cannot replay {spec.name}: it predicts classes.",
+            f"The policy backtest cannot replay {spec.name}: its task is {spec.task}.",
             expected="task binary or regression",
             todo="Measure it month by month with the walk-forward backtest instead.",
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nightshift.backtest.model_age import AgeComparison, compare_ages
 from nightshift.backtest.monitor_replay import MonitorReplay
-from nightshift.backtest.nightly_models import NightlyModels, SharedModels, refuse_classes
+from nightshift.backtest.nightly_models import NightlyModels, SharedModels, refuse_other_tasks
 from nightshift.backtest.policies import POLICIES, Policy, PolicyRun, Schedule, run_policy
 from nightshift.backtest.policy_results import PolicyResult, PolicyScoring, estimated_metrics
 from nightshift.backtest.progress_log import ProgressLog, RemainingWork
@@ -74,10 +74,10 @@ def plan_work(
     """Return the work of a backtest by type, without the rare gates of triggered policies.
 
     Raises:
-        SpecError: A model predicts classes.
+        SpecError: A model predicts classes, or is a ranking.
     """
     for models in models_by_spec:
-        refuse_classes(models.spec)
+        refuse_other_tasks(models.spec)
     days = training_days(partitions)
     n = len(partitions)
     # Streams are looked at every night on which a newer model than the champion exists.

@@ -16,7 +16,7 @@ from nightshift.backtest.nightly_models import without_slices
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import Partition
 from nightshift.lake.object_store import ObjectStore
-from nightshift.models.predictions import Predictions, joined
+from nightshift.models.predictions import Predictions, joined, with_groups
 from nightshift.scoring.level.replayed_levels import ReplayedLevels
 from nightshift.training.evaluation import rule_predictions
 from nightshift.training.holdout import fit_and_evaluate
@@ -144,7 +144,8 @@ def _measure_months(
 
     rows = pa.concat_tables(scored)
     metrics = shown_metrics(spec)
-    rule = rule_predictions(spec.task, spec.scoring.fallback, rows)
+    predictions = with_groups(spec, rows, predictions)
+    rule = with_groups(spec, rows, rule_predictions(spec.task, spec.scoring.fallback, rows))
     results = []
     for first_day, is_month, comparison in Comparison.of(spec, rows).by_month():
         result = MonthResult(
@@ -165,4 +166,6 @@ def shown_metrics(spec: ModelSpec) -> tuple[str, ...]:
         return ("roc_auc", "average_precision", "log_loss", "brier", "calibration_error")
     if spec.classes:
         return ("log_loss", "accuracy", "macro_f1", "recall", "brier", "calibration_error")
+    if spec.is_ranking:
+        return ("ndcg", "precision_at_k", "recall_at_k")
     return ("rmse", "mae", "r2", "bias")

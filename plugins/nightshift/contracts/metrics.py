@@ -16,15 +16,12 @@ class Task(StrEnum):
     BINARY = "binary"
     REGRESSION = "regression"
     MULTICLASS = "multiclass"
+    RANKING = "ranking"
 
     @property
     def has_probability(self) -> bool:
         """Return whether predictions are probabilities, whose proper loss is the log loss."""
-        return self is not Task.REGRESSION
-
-
-# Tasks that people ask for; no stage from training to monitoring can do them.
-NOT_SUPPORTED = ("ranking",)
+        return self in _PROBABILITY
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,7 @@ class Metric:
 _BINARY = (Task.BINARY,)
 _REGRESSION = (Task.REGRESSION,)
 _CLASSES = (Task.MULTICLASS,)
+_RANKING = (Task.RANKING,)
 _PROBABILITY = (Task.BINARY, Task.MULTICLASS)
 
 METRICS: dict[str, Metric] = {
@@ -108,6 +106,19 @@ METRICS: dict[str, Metric] = {
     "macro_f1": Metric(
         _CLASSES, "higher", 1.0, "ratio",
         "Mean over the classes that occur or are predicted of F1, as if each was the positive one.",
+    ),
+    "ndcg": Metric(
+        _RANKING, "higher", 1.0, "ratio",
+        "Discounted gain of the first top_k of a group, against that of its best order; the gain of"
+        " a row is 2 to the power of its relevance, minus 1. Mean over the groups.",
+    ),
+    "precision_at_k": Metric(
+        _RANKING, "higher", 1.0, "ratio",
+        "Share of the first top_k of a group that is relevant. Mean over the groups.",
+    ),
+    "recall_at_k": Metric(
+        _RANKING, "higher", 1.0, "ratio",
+        "Share of a group's relevant rows that is among its first top_k. Mean over the groups.",
     ),
     "rmse": Metric(_REGRESSION, "lower", 0.0, "label", "Root of the mean squared error."),
     "mae": Metric(_REGRESSION, "lower", 0.0, "label", "Mean absolute error."),

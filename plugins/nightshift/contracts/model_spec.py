@@ -13,19 +13,15 @@ from zoneinfo import ZoneInfo
 from pydantic import ValidationInfo, field_validator, model_validator
 
 from nightshift.contracts.document_folder import DocumentFolder, read_folder, read_named
-from nightshift.contracts.metrics import METRICS, NOT_SUPPORTED, Task, metrics_of
+from nightshift.contracts.metrics import METRICS, Task, metrics_of
 from nightshift.contracts.monitoring_spec import Monitoring
 from nightshift.contracts.partitions import CUTOFF, Partition, operating_timezone
 from nightshift.contracts.promotion_spec import Promotion
 from nightshift.contracts.reserved_names import FEATURE_COLUMNS, EntityKey, ModelName
 from nightshift.contracts.scoring_spec import Analytics, Scoring
-from nightshift.contracts.tasks.classes import (
-    check_classes,
-    class_columns,
-    class_problems,
-    read_classes,
-    with_class_defaults,
-)
+from nightshift.contracts.tasks.classes import class_columns, read_classes
+from nightshift.contracts.tasks.ranking import DEFAULT_TOP_K
+from nightshift.contracts.tasks.task_keys import check_task_keys, with_task_defaults
 from nightshift.contracts.training_spec import Training
 from nightshift.contracts.yaml_document import (
     IDENTIFIER,
@@ -118,6 +114,9 @@ class ModelSpec(NamedDocument):
         task: Type of label.
         classes: Task ``multiclass`` only: the values of the label, compared as texts, in the order
             of the probability columns. Another value is a data error.
+        group: Task ``ranking`` only: column of the feature view whose rows of one night are ordered
+            among each other, such as a shop; null orders the rows of a night as one group.
+        top_k: Task ``ranking`` only: how many rows of a group are chosen, and judged.
         owner: Team that answers for it.
         runbook: Page for on-call.
         deadline: Local time on the morning after the partition's day by which predictions must
@@ -136,6 +135,8 @@ class ModelSpec(NamedDocument):
     description: str
     task: Task
     classes: tuple[str, ...] = ()
+    group: Identifier | None = None
+    top_k: PositiveInt = DEFAULT_TOP_K
     owner: str
     runbook: str
     deadline: dt.time
@@ -153,16 +154,8 @@ class ModelSpec(NamedDocument):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_what_classes_have_not(cls, document: object) -> object:
-        return with_class_defaults(document)
-
-    # Before the enum: its own message would not say that the task may come.
-    @field_validator("task", mode="before")
-    @classmethod
-    def _task_is_supported(cls, task: object) -> object:
-        if task in NOT_SUPPORTED:
-            raise ValueError(f"{task} is not supported yet: supported tasks are {', '.join(Task)}")
-        return task
+    def _without_what_its_task_has_not(cls, document: object) -> object:
+        return with_task_defaults(document)
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -202,18 +195,7 @@ class ModelSpec(NamedDocument):
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> ModelSpec:
-        if self.task is not Task.MULTICLASS:
-            if self.classes or self.scoring.fallback.shares:
-                raise ValueError("classes and scoring.fallback.shares are of task multiclass")
-            if self.training.calibration in ("temperature", "vector"):
-                raise ValueError(
-                    f"training.calibration of task {self.task}: platt, isotonic or none"
-                )
-            return self
-        check_classes(self.classes)
-        problems = class_problems(self)
-        if problems:
-            raise ValueError(f"task multiclass has {'; '.join(problems)}")
+        check_task_keys(self)
         return self
 
     @model_validator(mode="after")
@@ -322,6 +304,16 @@ class ModelSpec(NamedDocument):
         return class_columns(self.classes)
 
     @property
+    def is_ranking(self) -> bool:
+        """Return whether predictions order the rows of a group."""
+        return self.task is Task.RANKING
+
+    @property
+    def group_columns(self) -> tuple[str, ...]:
+        """Return the column of the feature view that tells groups apart; none for whole nights."""
+        return (self.group,) if self.group else ()
+
+    @property
     def predictions_dataset(self) -> str:
         """Return the ledger's name of the predictions."""
         return f"predictions/{self.name}"
@@ -347,9 +339,11 @@ class ModelSpec(NamedDocument):
         # What is shown next to a prediction must not make it another one. Who gets a challenger's
         # is recorded with each night, so that a rerun keeps it when the share is changed.
         left_out: dict[str, Any] = {"analytics": True, "promotion": {"canary"}}
-        # Specs of other tasks keep the digest that they had before there were classes.
+        # Specs of other tasks keep the digest that they had before there were these keys.
         if not self.classes:
             left_out |= {"classes": True, "scoring": {"fallback": {"shares"}}}
+        if not self.is_ranking:
+            left_out |= {"group": True, "top_k": True}
         return sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()
 
 

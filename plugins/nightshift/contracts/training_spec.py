@@ -29,7 +29,8 @@ TRAINER_PARAMS = frozenset({
     "valid", "test", "valid_data", "data", "train", "train_data", "task", "task_type", "machines",
     "num_machines", "tree_learner", "config", "config_file", "categorical_feature", "cat_feature",
     "cat_column", "ignore_column", "weight_column", "group_column", "label_column", "header",
-    "two_round", "verbosity", "verbose",
+    "two_round", "verbosity", "verbose", "eval_at", "ndcg_eval_at", "ndcg_at", "map_eval_at",
+    "map_at", "label_gain", "group", "group_id", "query_column", "query", "query_id",
 })
 # fmt: on
 

@@ -1,15 +1,34 @@
-"""Predictions of a model: scores and, unless the label is a number, probabilities."""
+"""Predictions of a model: scores and, of some tasks, probabilities or groups; and their labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nightshift.models.class_scores import of_rows
+from nightshift.models.signature import numbers
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nightshift.contracts.model_spec import ModelSpec
     from nightshift.models.arrays import Integers, Mask, Matrix, Vector
+
+_DAY = "partition_date"
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The rows that a ranking orders among each other.
+
+    Attributes:
+        codes: Number of each row's group, from 0; shape (n,).
+        top_k: How many rows of a group are chosen.
+    """
+
+    codes: Integers
+    top_k: int
 
 
 @dataclass(frozen=True)
@@ -24,6 +43,7 @@ class Predictions:
         threshold: Probability from which a row is called positive.
         answers: Median, lower and upper end of each row, NaN without; shape (n, 3).
         classes: Calibrated probability of each class; None without classes; shape (n, classes).
+        groups: Which rows are ordered among each other; of a ranking that is judged only.
     """
 
     score: Vector
@@ -31,6 +51,7 @@ class Predictions:
     threshold: float = 0.5
     answers: Matrix | None = None
     classes: Matrix | None = None
+    groups: Groups | None = None
 
     @classmethod
     def of_classes(cls, classes: Matrix, uncalibrated: Matrix | None = None) -> Predictions:
@@ -94,7 +115,8 @@ class Predictions:
         probability = None if self.probability is None else self.probability[mask]
         answers = None if self.answers is None else self.answers[mask]
         classes = None if self.classes is None else self.classes[mask]
-        return Predictions(self.score[mask], probability, self.threshold, answers, classes)
+        groups = self.groups and replace(self.groups, codes=self.groups.codes[mask])
+        return Predictions(self.score[mask], probability, self.threshold, answers, classes, groups)
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
@@ -118,3 +140,40 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
         np.concatenate(answers) if answers else None,
         np.concatenate(classes) if classes else None,
     )
+
+
+def labels_of(spec: ModelSpec, rows: pa.Table) -> Vector:
+    """Return the labels of rows, shape (n,); NaN for a row without one."""
+    return numbers(rows, spec.label.column)
+
+
+def with_groups(spec: ModelSpec, rows: pa.Table, predictions: Predictions) -> Predictions:
+    """Return predictions of a ranking with the groups of their rows; others stay as they are.
+
+    Args:
+        spec: Its group and top_k.
+        rows: The predicted rows, in the same order.
+        predictions: For these rows.
+    """
+    if not spec.is_ranking or predictions.groups is not None:
+        return predictions
+    return replace(predictions, groups=Groups(group_codes(spec, rows), spec.top_k))
+
+
+def group_codes(spec: ModelSpec, rows: pa.Table) -> Integers:
+    """Return the number of each row's group, from 0 by night and then by the value; shape (n,).
+
+    Rows without a value are a group of their night.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    codes = np.zeros(rows.num_rows, dtype=np.int64)
+    # Rows of a test may have no night.
+    names = [_DAY] if _DAY in rows.column_names else []
+    for name in (*names, *spec.group_columns):
+        values = pc.cast(rows.column(name), pa.string()).fill_null("").to_numpy()
+        _, own = np.unique(values.astype(str), return_inverse=True)
+        _, codes = np.unique(codes * (own.max(initial=0) + 1) + own, return_inverse=True)
+    return np.asarray(codes, dtype=np.int64)

@@ -92,7 +92,8 @@ class EstimationHistory:
     @classmethod
     def read(cls, conn: Connection, spec: ModelSpec, partition: Partition) -> EstimationHistory:
         """Read what was published of the days before a partition."""
-        losses = {} if spec.task.has_probability else _recent_losses(conn, spec, partition)
+        has_losses = spec.task is Task.REGRESSION
+        losses = _recent_losses(conn, spec, partition) if has_losses else {}
         return cls(_read_estimates(conn, spec, partition), losses)
 
     @property

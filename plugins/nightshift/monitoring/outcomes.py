@@ -174,8 +174,8 @@ def read_outcomes(
     Returns:
         One row per labelled entity, sorted by its key: ``score``, ``probability``,
             ``is_positive``, ``decile``, ``model_version``, ``score_source``, ``label``, the columns
-            of the slices and of the rule from the scored feature rows, those of the interval and
-            of the classes; None without predictions or labels.
+            of the slices, of the rule and of the group from the scored feature rows, those of the
+            interval and of the classes; None without predictions or labels.
 
     Raises:
         UnknownClassError: A label is none of the declared classes.
@@ -188,7 +188,7 @@ def read_outcomes(
     evaluated = evaluated_partition(spec, partition)
     # A column may be both a slice and the rule's feature: it is selected once.
     slices = [part.column for part in spec.promotion.slices]
-    columns = dict.fromkeys([*slices, *spec.scoring.fallback.columns])
+    columns = dict.fromkeys([*slices, *spec.scoring.fallback.columns, *spec.group_columns])
     # A warehouse that was not migrated yet has no intervals.
     table = table_columns(conn, "predictions", spec.name)
     more = [name for name in (*INTERVAL_COLUMNS, *spec.class_columns.values()) if name in table]

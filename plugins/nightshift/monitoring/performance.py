@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nightshift.contracts.metrics import METRICS, Task, metrics_of
 from nightshift.models.calibration import EDGE
-from nightshift.models.predictions import Predictions
+from nightshift.models.predictions import Predictions, with_groups
 from nightshift.models.signature import numbers
 from nightshift.monitoring.estimation import DECILE
 from nightshift.registry.canary.record import CANARY
@@ -49,6 +49,8 @@ SCORE_SOURCE = "score_source"
 CONFIDENCE = 0.975
 """Of each of the two bounds: together a 95 % interval."""
 N_BLOCKS, N_DRAWS, SEED = 50, 500, 1
+MINIMUM_GROUPS = 5
+"""Groups of a ranking below which draws of them say nothing of another night's."""
 MAX_ROWS_OF_A_PASS = 100_000
 """Average precision takes a pass over all rows for each draw; larger nights have no interval."""
 
@@ -174,7 +176,9 @@ def _bounds(
 
 
 def row_interval(metric: str, label: Vector, predictions: Predictions) -> Bounds | None:
-    """Return the 95 % interval of a metric over draws of rows; None where rows define none.
+    """Return the 95 % interval of a metric over draws of rows, of a ranking over draws of groups.
+
+    None where they define none.
 
     The same rows in the same order give the same interval.
 
@@ -185,9 +189,16 @@ def row_interval(metric: str, label: Vector, predictions: Predictions) -> Bounds
     """
     import numpy as np
 
-    n_blocks = min(N_BLOCKS, label.size)
+    # The rows of a ranking's group are one measurement, so they are drawn together.
+    units = np.arange(label.size)
+    if predictions.groups is not None:
+        _, units = np.unique(predictions.groups.codes, return_inverse=True)
+    n_units = int(units.max(initial=-1)) + 1
+    if predictions.groups is not None and n_units < MINIMUM_GROUPS:
+        return None
+    n_blocks = min(N_BLOCKS, n_units)
     # Neighbours in the order of keys may be alike; blocks at random are not.
-    codes = np.random.default_rng(SEED).permutation(label.size) % max(n_blocks, 1)
+    codes = np.random.default_rng(SEED).permutation(n_units)[units] % max(n_blocks, 1)
     blocks = Days(codes.astype(np.int64), n_blocks)
     try:
         drawn = statistic(metric, label, predictions, blocks)
@@ -229,7 +240,7 @@ def _published(spec: ModelSpec, rows: pa.Table) -> Predictions:
         classes = [numbers(rows, name) for name in spec.class_columns.values()]
         return Predictions.of_classes(np.column_stack(classes))
     if spec.task is not Task.BINARY:
-        return Predictions(score)
+        return with_groups(spec, rows, Predictions(score))
     probability = np.nan_to_num(numbers(rows, "probability"), nan=0.5)
     probability = np.clip(probability, EDGE, 1 - EDGE)
     is_positive = np.nan_to_num(numbers(rows, "is_positive")) > 0

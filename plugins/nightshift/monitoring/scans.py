@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from nightshift.contracts.metrics import Task
 from nightshift.errors import WarehouseError
 from nightshift.quality.column_order import OrderCounter
 from nightshift.quality.column_summary import ColumnSummary, summarize
@@ -229,7 +230,7 @@ def without_night_level(
     The scores of the training rows have no level of a night, so its level is no drift.
     """
     # Only the score of a regression is moved.
-    if spec.task.has_probability:
+    if spec.task is not Task.REGRESSION:
         return dict(scores)
     shift = published_shift(conn, spec, partition, version)
     return {name: summary.moved(-shift) for name, summary in scores.items()}

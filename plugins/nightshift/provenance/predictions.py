@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nightshift.contracts.tasks.ranking import RANK_TYPES
 from nightshift.errors import NightshiftError
 from nightshift.scoring.interval.night_interval import COLUMNS as INTERVAL_COLUMNS
 from nightshift.scoring.plan import MODEL_STEPS, digest_rows
-from nightshift.scoring.prediction_tables import class_types
+from nightshift.scoring.prediction_tables import class_types, rank_types
 from nightshift.transformation.feature_manifest import (
     FeatureLoad,
     OriginLostError,
@@ -41,7 +42,7 @@ class Prediction:
         load_id: The load that wrote it, which is or was published.
         is_current: Whether readers see it now.
         version: The model version; None if no model scored it.
-        values: ``PREDICTION_COLUMNS``, the interval and those of classes, as analysts read them.
+        values: ``PREDICTION_COLUMNS``, the interval and those of the task, as analysts read them.
         score_source: The step of the fallback chain.
     """
 
@@ -52,6 +53,14 @@ class Prediction:
     version: int | None
     values: dict[str, Any]
     score_source: str
+
+    @property
+    def own_values(self) -> dict[str, Any]:
+        """Return the values that follow from the row alone: a rank is one of its group's rows."""
+        own = dict(self.values)
+        for name in RANK_TYPES:
+            own.pop(name, None)
+        return own
 
 
 # Columns of a prediction that a replay must reproduce.
@@ -128,7 +137,7 @@ def _select(
     key = sql.Identifier(spec.entity.key)
     # A warehouse that was not migrated yet has no intervals.
     table = table_columns(conn, "predictions", spec.name)
-    more = (*INTERVAL_COLUMNS, *class_types(spec))
+    more = (*INTERVAL_COLUMNS, *class_types(spec), *rank_types(spec))
     names = [*PREDICTION_COLUMNS, *(name for name in more if name in table)]
     columns = [sql.Identifier("t", name) for name in names]
     # Superseded loads count too, so the ledger selects the rows; the pointer only marks them.

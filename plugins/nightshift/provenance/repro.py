@@ -126,8 +126,8 @@ def replay_predictions(
     replays: list[Replay] = []
     for prediction, row in zip(predictions, rows, strict=True):
         score = scores.get((prediction.load_id, row), {})
-        replayed_values = {name: score.get(name) for name in prediction.values}
-        published = _named_values(stored.get(row, {}), prediction.values)
+        replayed_values = {name: score.get(name) for name in prediction.own_values}
+        published = _named_values(stored.get(row, {}), prediction.own_values)
         replayed = _named_values(rebuilt.get(row, {}), replayed_values)
         method = methods.get(prediction.load_id)
         replays.append(_compare(prediction, row[0], published, replayed, method))

@@ -10,6 +10,7 @@ from collections import Counter
 from html import escape
 from typing import TYPE_CHECKING
 
+from nightshift.models.group_ranks import relative_positions
 from nightshift.registry.checks import Criterion, CriterionVerdict
 from nightshift.training.figures import (
     Bar,
@@ -97,6 +98,11 @@ def draw_figures(context: PromotionContext, criteria: list[Criterion]) -> dict[s
     sources = (
         ["challenger", "champion", "rule"] if context.champion_model else ["challenger", "rule"]
     )
+    bars = {"gains": draw_forest(_bars(criteria), context.spec.promotion.metric)}
+    if context.spec.is_ranking:
+        # Scores compare within a group only, and are right in no unit.
+        positions = {source: relative_positions(context.of(source)) for source in sources}
+        return {"lift": draw_lift(context.label, positions), **bars}
     answered = {source: context.answered(source) for source in sources}
     has_probability = context.spec.task.has_probability
     unit = "probability" if has_probability else context.spec.label.column
@@ -110,7 +116,7 @@ def draw_figures(context: PromotionContext, criteria: list[Criterion]) -> dict[s
     return {
         "reliability": draw_reliability(answered, unit),
         **lift,
-        "gains": draw_forest(_bars(criteria), context.spec.promotion.metric),
+        **bars,
     }
 
 

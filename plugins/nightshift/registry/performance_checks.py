@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightshift.models.calibration import log_odds_of
+from nightshift.models.group_ranks import ranks_of, relative_positions
 from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if, proved_if
-from nightshift.registry.streams.paired_rows import proper_loss
+from nightshift.registry.streams.paired_rows import NDCG_LOSS, proper_loss
 from nightshift.training.baselines import NAMES
 from nightshift.training.evaluation import slice_masks
 from nightshift.training.statistics.block_bootstrap import calibration_error, ratio
@@ -35,7 +36,8 @@ RELATIVE_CALIBRATION_MARGIN = 0.05
 
 
 LOSS_METRICS = {"log_loss": "log_loss", "squared_error": "rmse", "absolute_error": "mae"}
-"""By proper loss of a stream, the metric that has it as its mean (or the root of it)."""
+LOSS_METRICS |= {NDCG_LOSS: "ndcg"}
+"""By proper loss of a stream, the metric that follows from its mean."""
 MINIMUM_CHURN_ROWS = 30
 """Rows of a slice whose scores are compared with the champion's, label or not: the correlation of
 unrelated scores has a standard error of 0.19 then.
@@ -203,6 +205,9 @@ def baselines(context: PromotionContext) -> Iterator[Criterion]:
 
 def calibration(context: PromotionContext) -> Iterator[Criterion]:
     """Check that predictions are probabilities (or the label's unit): error and slope."""
+    if context.spec.is_ranking:
+        yield not_applicable("calibration", "A score orders rows, and has no unit to be right in.")
+        return
     context = context.broadest
     yield from _calibration_error(context)
     promotion = context.spec.promotion
@@ -318,18 +323,21 @@ def churn(context: PromotionContext) -> Iterator[Criterion]:
     if context.spec.classes:
         yield from _class_churn(context)
         return
-    new = context.of("challenger").score
-    old = context.of("champion").score
+    sources = [context.of(source) for source in ("challenger", "champion")]
+    # Scores of a ranking are comparable within their group only.
+    new, old = (relative_positions(part) if part.groups else part.score for part in sources)
     ones = np.ones(new.size)
-    # Deciles are of the model whose scores they divide.
-    new_decile = context.model_of("challenger").deciles(new)
-    old_decile = context.model_of("champion").deciles(old)
-    is_moved = new_decile != old_decile
-    moved_sums = context.days.sums(is_moved * 1.0, ones)
-    share = context.estimate(ratio(moved_sums))
     maximum = promotion.maximum_decile_churn
-    reason = f"{share.value:.1%} of the rows change their decile; allowed ≤ {maximum:.1%}."
-    yield at_most("churn[deciles]", share, maximum, reason)
+    if context.spec.is_ranking:
+        yield _top_churn(context)
+    else:
+        # Deciles are of the model whose scores they divide.
+        new_decile = context.model_of("challenger").deciles(new)
+        old_decile = context.model_of("champion").deciles(old)
+        is_moved = new_decile != old_decile
+        share = context.estimate(ratio(context.days.sums(is_moved * 1.0, ones)))
+        reason = f"{share.value:.1%} of the rows change their decile; allowed ≤ {maximum:.1%}."
+        yield at_most("churn[deciles]", share, maximum, reason)
 
     # Spearman's correlation is Pearson's of the ranks, and sums by day can be drawn.
     x = rankdata(new)
@@ -348,6 +356,18 @@ def churn(context: PromotionContext) -> Iterator[Criterion]:
     yield replace(criterion, interval=(bounds.low, bounds.high))
     if context.is_stream:
         yield from _slice_churn(context, new, old)
+
+
+def _top_churn(context: PromotionContext) -> Criterion:
+    """Check how many of the champion's first top_k rows are no longer among them."""
+    new, old = (ranks_of(context.of(source)) for source in ("challenger", "champion"))
+    top_k, maximum = context.spec.top_k, context.spec.promotion.maximum_decile_churn
+    was_top = (old <= top_k).astype(np.float64)
+    is_left = np.where(new > top_k, was_top, 0.0)
+    share = context.estimate(ratio(context.days.sums(is_left, was_top)))
+    of_champion = f"{share.value:.1%} of the champion's first {top_k} rows of a group"
+    reason = f"{of_champion} leave them; allowed ≤ {maximum:.1%}."
+    return at_most("churn[top_k]", share, maximum, reason)
 
 
 def _class_churn(context: PromotionContext) -> Iterator[Criterion]:

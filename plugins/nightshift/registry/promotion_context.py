@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nightshift.errors import NightshiftError
+from nightshift.models.predictions import Predictions, labels_of, with_groups
 from nightshift.registry.champions import (
     ChampionStatus,
     ModelVersion,
     load_model,
     try_champion,
 )
-from nightshift.registry.streams.paired_rows import labels_of, stored_predictions
+from nightshift.registry.streams.paired_rows import stored_predictions
 from nightshift.training.baselines import Baselines
 from nightshift.training.splits import Split, rows_between, split_window
 from nightshift.training.statistics.block_bootstrap import Days, Statistic, draw_days, statistic
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.lake.object_store import ObjectStore
-    from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
     from nightshift.registry.streams.nights import StreamEvidence
     from nightshift.settings import Settings
@@ -242,11 +242,14 @@ class PromotionContext:
         """Return the predictions of ``challenger``, and of ``champion`` where it can score."""
         if self.is_stream:
             return self._stored_predictions()
-        predictions = {"challenger": self.trained.predictions(self.rows)}
+        predictions = {"challenger": self._predicted_by(self.trained)}
         # Both score the same rows, so that their errors are paired.
         if self.champion_model:
-            predictions["champion"] = self.champion_model.predictions(self.rows)
+            predictions["champion"] = self._predicted_by(self.champion_model)
         return predictions
+
+    def _predicted_by(self, model: TrainedModel) -> Predictions:
+        return with_groups(self.spec, self.rows, model.predictions(self.rows))
 
     def _stored_predictions(self) -> dict[str, Predictions]:
         """Return what stream and champion said before the outcome was known."""

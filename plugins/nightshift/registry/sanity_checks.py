@@ -9,6 +9,8 @@ import numpy as np
 from pyarrow import concat_tables
 
 from nightshift.models.booster import leaf_numbers
+from nightshift.models.group_ranks import count_groups
+from nightshift.models.predictions import Predictions, group_codes, with_groups
 from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if
 from nightshift.registry.feature_agreement import compare_features
 from nightshift.registry.streams.paired_rows import mean_loss
@@ -114,7 +116,8 @@ def refit(context: PromotionContext) -> Criterion:
 
 def _loss(context: PromotionContext, predictions: Predictions) -> float:
     """Return the mean of the model's proper loss; a median is worth little in squares."""
-    return mean_loss(context.spec, context.label, predictions)
+    spec = context.spec
+    return mean_loss(spec, context.label, with_groups(spec, context.rows, predictions))
 
 
 def signature(context: PromotionContext) -> Criterion:
@@ -286,7 +289,11 @@ def evidence_rows(context: PromotionContext) -> Criterion:
     is_enough = n_days >= minimum_days and n_rows >= minimum_rows
     days = context.rows.column("partition_date")
     one_label = "" if has_both_labels else ", all with one label"
-    reason = f"{n_rows} rows of {n_days} day(s), {days[0]} to {days[-1]}{one_label}."
+    groups = ""
+    if context.spec.is_ranking:
+        counts = count_groups(context.label, group_codes(context.spec, context.rows))
+        groups = f"; {counts['n_judged']} of {counts['n_groups']} groups have an order to judge"
+    reason = f"{n_rows} rows of {n_days} day(s), {days[0]} to {days[-1]}{one_label}{groups}."
     limit = f"{minimum_days} days, {minimum_rows} rows"
     is_passed = bool(is_enough and has_both_labels)
     return passed_if(is_passed, "evidence_rows", n_rows, limit, reason)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.scoring_spec import SHARES_TOLERANCE
 from nightshift.contracts.tasks.classes import CLASS_COLUMN, RAW_COLUMN
+from nightshift.contracts.tasks.ranking import RANK_COLUMN, RANK_TYPES, TOP_COLUMN
 from nightshift.errors import SpecError
 from nightshift.scoring.interval.night_interval import COLUMNS as INTERVAL_COLUMNS
 from nightshift.warehouse.damage import find_damage_cheaply, version_records
@@ -89,7 +90,7 @@ def ensure_prediction_relations(
             scoring run does not.
 
     Raises:
-        SpecError: The spec declares classes that the table does not have.
+        SpecError: The spec declares classes, or a ranking, that the table does not have.
     """
     # Several runs may begin at once: the first creates, the rest find everything there.
     change_schema(conn, lambda: _create_missing(conn, spec, replace_views=replace_views))
@@ -100,13 +101,18 @@ def _create_missing(conn: Connection, spec: ModelSpec, *, replace_views: bool) -
 
     columns = table_columns(conn, SCHEMA, spec.name)
     if columns:
-        _refuse_new_classes(spec, columns)
+        _refuse_another_task(spec, columns)
     else:
-        conn.execute(model_query(spec, _TABLE, classes=_class_columns(spec)))
+        conn.execute(model_query(spec, _TABLE, of_task=_task_columns(spec)))
         comment = sql.Literal(describe_table(spec))
         query = "comment on table {predictions} is {comment}"
         conn.execute(model_query(spec, query, comment=comment))
     create_prediction_views(conn, spec, replace=replace_views)
+
+
+def rank_types(spec: ModelSpec) -> dict[str, str]:
+    """Return the columns that only predictions of a ranking have, with their types, in order."""
+    return RANK_TYPES if spec.is_ranking else {}
 
 
 def class_types(spec: ModelSpec) -> dict[str, str]:
@@ -117,25 +123,32 @@ def class_types(spec: ModelSpec) -> dict[str, str]:
     return {CLASS_COLUMN: "text", RAW_COLUMN: "double precision", **probabilities}
 
 
-def _class_columns(spec: ModelSpec) -> sql.Composed:
-    """Return the definitions of the columns of classes, each with a comma; empty without any."""
+def _task_columns(spec: ModelSpec) -> sql.Composed:
+    """Return the definitions of the columns that only the task has, each with a comma."""
     from psycopg import sql
 
     columns = []
-    for name, sql_type in class_types(spec).items():
+    for name, sql_type in (class_types(spec) | rank_types(spec)).items():
         column = sql.SQL("{} {},").format(sql.Identifier(name), sql.SQL(sql_type))
         columns.append(column)
     return sql.Composed(columns)
 
 
-def _refuse_new_classes(spec: ModelSpec, columns: Collection[str]) -> None:
-    """Refuse classes that were declared since the table was created.
+def _refuse_another_task(spec: ModelSpec, columns: Collection[str]) -> None:
+    """Refuse classes, or a ranking, that were declared since the table was created.
 
     A new column would change the content hash of every load that stands.
 
     Raises:
         SpecError: There are some.
     """
+    if spec.is_ranking and RANK_COLUMN not in columns:
+        raise SpecError(
+            f"{spec.name} has predictions without a rank: its task was another one.",
+            expected=f"a table with the column {RANK_COLUMN}",
+            todo="Give the ranking another name: it predicts another thing.",
+            code="NS-SPEC-004",
+        )
     new = [name for name, column in spec.class_columns.items() if column not in columns]
     if new:
         raise SpecError(
@@ -147,10 +160,21 @@ def _refuse_new_classes(spec: ModelSpec, columns: Collection[str]) -> None:
         )
 
 
-def class_condition(spec: ModelSpec, alias: str) -> sql.Composable:
-    """Return the condition of a row's classes: probabilities add up, the largest is predicted."""
+def task_condition(spec: ModelSpec, alias: str) -> sql.Composable:
+    """Return the condition of what only the task has.
+
+    Probabilities of classes add up, and the largest is predicted; the rows of a ranking have a
+    rank, and the first of a group are its top.
+    """
     from psycopg import sql
 
+    if spec.is_ranking:
+        query = "coalesce({rank} >= 1 and {is_top} = ({rank} <= {top_k}), false)"
+        return sql.SQL(query).format(
+            rank=sql.Identifier(alias, RANK_COLUMN),
+            is_top=sql.Identifier(alias, TOP_COLUMN),
+            top_k=sql.Literal(spec.top_k),
+        )
     if not spec.classes:
         return sql.SQL("true")
     columns: list[sql.Composable] = []
@@ -210,7 +234,7 @@ create table {predictions} (
     median double precision,
     interval_low double precision,
     interval_high double precision,
-    {classes}
+    {of_task}
     primary key (load_id, partition_date, {key})
 )
 """

@@ -1,4 +1,4 @@
-"""Check predictions: staged rows against the spine and the suite, published ones against loads."""
+"""Rank and check predictions: staged rows against the spine and the suite, published ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nightshift.errors import AuditError, LoadStateError
 from nightshift.scoring.feature_rows import refuse_damaged_features
 from nightshift.scoring.plan import version_of_row
-from nightshift.scoring.prediction_tables import SCHEMA, class_condition, model_query
+from nightshift.scoring.prediction_tables import SCHEMA, model_query, task_condition
 from nightshift.scoring.without_model.last_score import spine_relation
 from nightshift.warehouse import partition_write
 from nightshift.warehouse.published import join_published
@@ -67,6 +67,7 @@ def audit_rows(
     # The checks scan rows that were just written: the planner must know of them.
     partition_write.analyze_grown_tables(conn, write)
     refuse_damaged_features(conn, spec, plan)
+    set_ranks(conn, spec, plan)
     refuse_incomplete(conn, spec, plan)
     partition_write.audit(conn, write, plan.sources_detail)
 
@@ -96,6 +97,48 @@ def require_version(
             got=str(row),
             todo="Another run has published meanwhile: run the rollback again.",
         )
+
+
+def set_ranks(
+    conn: Connection, spec: ModelSpec, plan: ScorePlan, *, is_prepared: bool = False
+) -> None:
+    """Set rank and is_top_k of all staged rows of a load; of other tasks do nothing.
+
+    Idempotent. Of equal scores the lower entity key comes first, so that a rerun gives equal
+    content.
+
+    Args:
+        conn: A connection outside of a transaction.
+        spec: The model.
+        plan: Its load, with the rows of all shards.
+        is_prepared: The entities are those of ``prepare_spine``, which knows no groups: each night
+            is one.
+    """
+    from psycopg import sql
+
+    if not spec.is_ranking:
+        return
+    group: sql.Composable = sql.SQL("null")
+    joined: sql.Composable = sql.SQL("")
+    # The group that the row had when it was scored, not that of a feature load published later.
+    if spec.group and not is_prepared:
+        group = sql.Identifier("f", spec.group)
+        joined = model_query(spec, _FEATURES_OF_LOAD)
+    values = {
+        "days": [day.partition_date for day in plan.days],
+        "feature_loads": [day.feature_load_id for day in plan.days],
+        "load_id": plan.load_id,
+        "first": plan.partitions.first.day,
+        "last": plan.partitions.last.day,
+        "top_k": spec.top_k,
+    }
+    with conn.transaction():
+        # An audited load is not changed: its ranks are set already.
+        if partition_write.hold_stage(conn, plan.write(spec)) != "staged":
+            return
+        # A load that was just copied has no statistics, as for the checks of rows.
+        conn.execute("set local enable_nestloop = off")
+        conn.execute(model_query(spec, _SET_RANKS, group=group, joined=joined), values)
 
 
 def refuse_incomplete(
@@ -140,13 +183,13 @@ def _find_problems(
         # One scan of each side shows that they agree. Only a difference pays for the join.
         version = version_of_row(spec, plan, "t")
         agree = model_query(
-            spec, _AGREE, features=spine, version=version, has_classes=class_condition(spec, "t")
+            spec, _AGREE, features=spine, version=version, fits_task=task_condition(spec, "t")
         )
         if conn.execute(agree, values).fetchone() == (True,):
             return []
         version = version_of_row(spec, plan, "p")
         compare = model_query(
-            spec, _COMPARE, features=spine, version=version, has_classes=class_condition(spec, "p")
+            spec, _COMPARE, features=spine, version=version, fits_task=task_condition(spec, "p")
         )
         cursor = conn.execute(compare, values)
         _, *checks = [column.name.replace("_", " ") for column in cursor.description or []]
@@ -179,7 +222,7 @@ with days as not materialized (
         count(*) filter (where score not in ('NaN', 'Infinity', '-Infinity')
             and decile between 1 and 10
             and (probability between 0 and 1 or (probability is null and not {has_probability}))
-            and {has_classes}
+            and {fits_task}
             and (score_source = 'champion' or score_source_reason is not null)
             and model_version is not distinct from {version}) as n_good
     from {predictions} t left join days using (partition_date)
@@ -212,8 +255,8 @@ select coalesce(f.partition_date, p.partition_date),
     count(*) filter (where p.probability not between 0 and 1) as probabilities_outside_of_0_to_1,
     count(*) filter (where {has_probability} and p.{key} is not null and p.probability is null)
         as missing_probabilities,
-    count(*) filter (where p.{key} is not null and not {has_classes})
-        as probabilities_of_classes_that_do_not_add_up_to_1,
+    count(*) filter (where p.{key} is not null and not {fits_task})
+        as answers_that_do_not_fit_the_task,
     count(*) filter (where p.score_source <> 'champion' and p.score_source_reason is null)
         as rows_without_a_reason,
     count(*) filter (where p.{key} is not null and (p.decile between 1 and 10) is not true)
@@ -228,4 +271,25 @@ select coalesce(f.partition_date, p.partition_date),
     ) as predictions_with_other_times_than_their_features
 from f full join p using (partition_date, {key})
 group by 1 order by 1
+"""
+# Shards are parts of the entities: a group is complete once all of them are staged.
+_FEATURES_OF_LOAD = """
+join unnest(%(days)s::date[], %(feature_loads)s::bigint[]) as d (partition_date, feature_load_id)
+    on d.partition_date = p.partition_date
+left join {features} f on f.partition_date = p.partition_date
+    and f.load_id = d.feature_load_id and f.{key} = p.{key}
+"""
+_SET_RANKS = """
+with ranked as (
+    select p.partition_date, p.{key}, row_number() over (
+        partition by p.partition_date, {group} order by p.score desc, p.{key} collate "C"
+    )::integer as place
+    from {predictions} p {joined}
+    where p.load_id = %(load_id)s and p.partition_date between %(first)s and %(last)s
+)
+update {predictions} t set rank = r.place, is_top_k = r.place <= %(top_k)s
+from ranked r
+where t.load_id = %(load_id)s and t.partition_date between %(first)s and %(last)s
+    and t.partition_date = r.partition_date and t.{key} = r.{key}
+    and (t.rank, t.is_top_k) is distinct from (r.place, r.place <= %(top_k)s)
 """

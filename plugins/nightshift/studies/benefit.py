@@ -17,6 +17,7 @@ import numpy as np
 from nightshift.backtest.comparison import Comparison
 from nightshift.backtest.nightly_models import without_slices
 from nightshift.contracts.model_spec import Features
+from nightshift.models.predictions import with_groups
 from nightshift.scoring.reasons import columns_by_cause
 from nightshift.studies.findings import Finding, FindingType
 from nightshift.training.model_fit import fit_model
@@ -124,7 +125,8 @@ class BenefitStudy:
 
     def _statistics(self, spec: ModelSpec, train: pa.Table, validation: pa.Table) -> Statistics:
         model = fit_model(spec, train, validation)
-        return self._comparison.statistics(model.predictions(self._judged), [self.loss])
+        predictions = with_groups(self.spec, self._judged, model.predictions(self._judged))
+        return self._comparison.statistics(predictions, [self.loss])
 
     def _compare(
         self,

@@ -16,6 +16,7 @@ import numpy as np
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
+from nightshift.models.predictions import with_groups
 from nightshift.registry.model_loader import find_version, load_model
 from nightshift.studies.compared_numbers import ComparedNumber, measure_versions
 from nightshift.studies.known_rows import newest_partition, read_known_rows
@@ -119,7 +120,8 @@ def compare_versions(
     store = ObjectStore.open(settings)
     predictions = {}
     for version in versions:
-        predictions[version.version] = load_model(store, version).predictions(known.rows)
+        predicted = load_model(store, version).predictions(known.rows)
+        predictions[version.version] = with_groups(spec, known.rows, predicted)
     days = np.unique(known.rows.column("partition_date").to_numpy())
     return VersionComparison(
         model=spec.name,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nightshift.contracts.metrics import Task
+from nightshift.models.predictions import Predictions, with_groups
 from nightshift.models.signature import encode, learn_signature, numbers
 from nightshift.training.evaluation import as_predictions, rule_predictions
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.models.arrays import Matrix, Vector
-    from nightshift.models.predictions import Predictions
     from nightshift.models.signature import Signature
 
 
@@ -68,7 +68,8 @@ class Baselines:
     def _predict(self, name: str) -> Predictions:
         spec = self.spec
         if name == "rule":
-            return rule_predictions(spec.task, spec.scoring.fallback, self.rows, self.threshold)
+            rule = rule_predictions(spec.task, spec.scoring.fallback, self.rows, self.threshold)
+            return with_groups(spec, self.rows, rule)
         label = numbers(self._sample, spec.label.column)
         if name == "prior":
             values = _prior(spec, label, self.rows.num_rows)
@@ -77,7 +78,11 @@ class Baselines:
             make_model = _linear_model if name == "linear" else _tree_model
             model = make_model(spec, signature)
             values = _fit_and_predict(model, spec, fit_matrix, label, matrix)
-        return as_predictions(spec.task, values, self.threshold)
+        return with_groups(
+            spec,
+            self.rows,
+            as_predictions(spec.task, values, self.threshold),
+        )
 
     @cached_property
     def _sample(self) -> pa.Table:

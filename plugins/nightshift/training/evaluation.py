@@ -17,7 +17,8 @@ from nightshift.contracts.metrics import Task
 from nightshift.errors import NightshiftError
 from nightshift.models.calibration import EDGE, fit_logistic, log_odds_of
 from nightshift.models.class_scores import clip_shares, of_rows
-from nightshift.models.predictions import Predictions
+from nightshift.models.group_ranks import measure_groups
+from nightshift.models.predictions import Predictions, with_groups
 from nightshift.models.signature import numbers
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ def evidence(
         label: Shape (n,).
         by_source: Predictions for these rows, by who made them.
     """
+    by_source = {
+        source: with_groups(spec, rows, predictions) for source, predictions in by_source.items()
+    }
     parts = [("", "", np.ones(label.size, dtype=bool))]
     for declared in spec.promotion.slices:
         for level, mask in slice_masks(declared, rows):
@@ -136,7 +140,9 @@ def measure(task: Task, label: Vector, predictions: Predictions) -> dict[str, fl
         raise EvaluationError(
             "There is no row to measure.", expected="at least one labelled row", got="none"
         )
-    if predictions.classes is not None:
+    if predictions.groups is not None:
+        values = measure_groups(label, predictions).means()
+    elif predictions.classes is not None:
         values = _measure_classes(label, predictions, predictions.classes)
     elif task == Task.BINARY and predictions.probability is not None:
         values = _measure_binary(label, predictions, predictions.probability)
@@ -145,7 +151,7 @@ def measure(task: Task, label: Vector, predictions: Predictions) -> dict[str, fl
     else:
         raise EvaluationError(
             f"Task {task} is not measured row by row.",
-            expected="a regression, or probabilities",
+            expected="a regression, probabilities, or a ranking with its groups",
             got=task,
         )
     return {name: None if math.isnan(value) else float(value) for name, value in values.items()}

@@ -66,11 +66,12 @@ def draw_training(
     """
     label = result.label
     scores = {source: part.score for source, part in result.predictions.items()}
+    drawn: dict[str, Figure] = {}
     if spec.task is Task.REGRESSION:
-        drawn = {"predicted.png": _predicted_figure(label, scores)}
-    else:
+        drawn["predicted.png"] = _predicted_figure(label, scores)
+    elif spec.task.has_probability:
         answered = {source: part.answered(label) for source, part in result.predictions.items()}
-        drawn = {"reliability.png": _reliability_figure(answered, "probability")}
+        drawn["reliability.png"] = _reliability_figure(answered, "probability")
     if spec.task is Task.BINARY:
         drawn["curves.png"] = _curves_figure(label, scores)
     drawn["importance.png"] = _importance_figure(importance(result.trained.booster))

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nightshift.contracts.partitions import PartitionRange
-from nightshift.models.signature import numbers
+from nightshift.models.group_ranks import count_groups
+from nightshift.models.predictions import Predictions, group_codes, labels_of, with_groups
 from nightshift.models.unseen_nights import has_intervals, summarise_nights
-from nightshift.training.evaluation import MetricValue, evidence, measure, overall, rule_predictions
+from nightshift.training.evaluation import (
+    MetricValue,
+    evidence,
+    measure,
+    overall,
+    rule_predictions,
+)
 from nightshift.training.figures import draw_training
 from nightshift.training.model_fit import choose_threshold, fit_recipe, refit_recipe
 from nightshift.training.recipe.members import NO_PATHS, FitPaths
@@ -24,7 +31,6 @@ if TYPE_CHECKING:
 
     from nightshift.contracts.model_spec import ModelSpec
     from nightshift.models.arrays import Vector
-    from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
     from nightshift.training.model_fit import RecipeFit
 
@@ -144,6 +150,9 @@ def fit_and_evaluate(
     )
     # The gate compares these with the registered version.
     facts = {**result.facts, "training_set": training_set, "split": str(split)}
+    if spec.is_ranking:
+        codes = group_codes(spec, rows)
+        facts["groups"] = count_groups(labels_of(spec, rows), codes)
     metrics = {source: overall(result.measured, source) for source in result.predictions}
     evaluated_days = PartitionRange(split.train.first, split.validation.last)
     evaluated = _with_facts(result.fit, metrics, {**facts, "fit": str(evaluated_days)})
@@ -193,10 +202,10 @@ def evaluate_split(
     spec, facts = searched(spec, train, paths)
     fit = fit_recipe(spec, train, validation, paths)
 
-    label = numbers(holdout, spec.label.column)
+    label = labels_of(spec, holdout)
     predictions = {
-        "challenger": fit.model.predictions(holdout),
-        "baseline": _rule_baseline(spec, validation, holdout),
+        "challenger": with_groups(spec, holdout, fit.model.predictions(holdout)),
+        "baseline": with_groups(spec, holdout, _rule_baseline(spec, validation, holdout)),
     }
     measured = evidence(
         spec,
@@ -276,7 +285,7 @@ def _rule_baseline(spec: ModelSpec, validation: pa.Table, holdout: pa.Table) -> 
     """Return the rule's predictions, with its threshold chosen like the model's."""
     rule = spec.scoring.fallback
     # The rule gets the same chance as the model: no threshold is chosen on the hold-out.
-    label = numbers(validation, spec.label.column)
+    label = labels_of(spec, validation)
     threshold = choose_threshold(spec, label, rule_predictions(spec.task, rule, validation))
     return rule_predictions(
         spec.task,

@@ -35,7 +35,8 @@ def best_separation(
 
     Returns:
         Name, and the area under the ROC curve in the better direction (binary, or the best of one
-            class against all others) or the size of Spearman's correlation (regression).
+            class against all others, or of a ranking's relevance from some step on) or the size
+            of Spearman's correlation (regression).
     """
     sample = evenly_spaced(rows, MAXIMUM_ROWS)
     matrix = encode(sample, signature)
@@ -56,7 +57,14 @@ def best_separation(
 
 
 def _labels(spec: ModelSpec, fit_label: Vector, label: Vector) -> Iterator[tuple[Vector, Vector]]:
-    """Yield the labels of both rows; of classes, for each, whether it is that one."""
+    """Yield the labels of both rows; of classes, for each, whether it is that one.
+
+    Of a ranking, for each relevance but the lowest, whether it is reached.
+    """
+    if spec.is_ranking:
+        for relevance in np.unique(label)[1:]:
+            yield (fit_label >= relevance) * 1.0, (label >= relevance) * 1.0
+        return
     if not spec.classes:
         yield fit_label, label
     for number in range(len(spec.classes)):

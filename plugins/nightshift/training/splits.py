@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
+from nightshift.models.group_ranks import count_groups
+from nightshift.models.predictions import group_codes
 from nightshift.models.signature import numbers
 
 if TYPE_CHECKING:
@@ -103,6 +105,8 @@ def check_window(spec: ModelSpec, rows: pa.Table, split: Split) -> None:
                 todo=f"Look for the labels of these days in marts.{spec.label.relation}; deliver "
                 "and build what is missing, then train again.",
             )
+        if name in needs_two and spec.is_ranking:
+            _refuse_unordered(spec, rows_of(rows, days), name)
         if name in needs_two and label.min() == label.max():
             raise WindowError(
                 f"The {name} days of {spec.name} hold a single value of label "
@@ -113,6 +117,28 @@ def check_window(spec: ModelSpec, rows: pa.Table, split: Split) -> None:
                 "longer parts: training.validation_days, training.window_days.",
                 code="NS-TRAIN-016",
             )
+
+
+def _refuse_unordered(spec: ModelSpec, rows: pa.Table, name: str) -> None:
+    """Refuse rows of a ranking of which no group has an order to learn.
+
+    Raises:
+        WindowError: There is none (016).
+    """
+    label = numbers(rows, spec.label.column)
+    counts = count_groups(label, group_codes(spec, rows))
+    if counts["n_judged"]:
+        return
+    n_groups, n_single = counts["n_groups"], counts["n_single"]
+    raise WindowError(
+        f"No group of the {name} days of {spec.name} has an order to learn.",
+        expected="groups with rows of different relevance",
+        got=f"{n_groups} group(s), {n_single} of one row,"
+        f" {counts['n_irrelevant']} without a relevant row",
+        todo="Deliver also what was not chosen, with the label 0, to"
+        f" marts.{spec.label.relation}; or declare another `group`.",
+        code="NS-TRAIN-016",
+    )
 
 
 def is_trainable(spec: ModelSpec, rows: pa.Table, split: Split) -> bool:

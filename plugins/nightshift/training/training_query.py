@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.tasks.ranking import MAXIMUM_RELEVANCE
 from nightshift.errors import NightshiftError
 from nightshift.warehouse.connection import label_queries
 from nightshift.warehouse.fast_io.arrow_io import read_arrow
@@ -36,7 +37,7 @@ UNKNOWN_CLASS = -1.0
 
 
 class UnknownClassError(NightshiftError):
-    """Labels have values that are none of the declared classes."""
+    """Labels have values that the task does not have: no declared class, or no relevance."""
 
     code = "NS-TRAIN-018"
 
@@ -59,15 +60,31 @@ def label_value(spec: ModelSpec, alias: str) -> sql.Composable:
 
 
 def refuse_unknown_classes(spec: ModelSpec, label: Vector) -> None:
-    """Refuse labels that are none of the declared classes; every reader of labels calls it.
+    """Refuse labels that the task does not have; every reader of labels calls it.
 
     Args:
         spec: The model.
         label: Of ``label_value``, shape (n,).
 
     Raises:
-        UnknownClassError: There are such labels.
+        UnknownClassError: There are labels that are none of the declared classes, or, of a
+            ranking, no relevance.
     """
+    import numpy as np
+
+    if spec.is_ranking:
+        known = label[~np.isnan(label)]
+        is_relevance = (known >= 0) & (known <= MAXIMUM_RELEVANCE) & (known % 1 == 0)
+        n_wrong = int((~is_relevance).sum())
+        if n_wrong:
+            raise UnknownClassError(
+                f"{n_wrong} of {label.size} labels of {spec.name} are no relevance.",
+                expected=f"marts.{spec.label.relation}.{spec.label.column} is a whole number from 0"
+                f" (not relevant) to {MAXIMUM_RELEVANCE}",
+                got=f"{n_wrong} other value(s)",
+                todo="Deliver the outcomes again, or make steps of the value in the label"
+                " relation: 0, 1, 2, … for none, some, much.",
+            )
     n_unknown = int((label == UNKNOWN_CLASS).sum()) if spec.classes else 0
     if n_unknown:
         raise UnknownClassError(
@@ -124,7 +141,7 @@ class TrainingQuery:
             columns=sql.SQL(", ").join(columns),
             labels=self.labels,
             features=self._published_features,
-            in_sample=in_sample(sql.Identifier("f", self.spec.entity.key), sampled_share),
+            in_sample=in_sample(_sampled_by(self.spec), sampled_share),
         )
 
     @property
@@ -232,6 +249,18 @@ class TrainingQuery:
         if self.conn.execute(query, [dataset]).fetchone() != (True,):
             return sql.Composed([])
         return join_published(dataset, "l", "lp")
+
+
+def _sampled_by(spec: ModelSpec) -> sql.Composable:
+    """Return the expression of what a sample takes or leaves: the key, or a group of a night."""
+    from psycopg import sql
+
+    if not spec.group:
+        return sql.Identifier("f", spec.entity.key)
+    # A part of a group would be another order to learn.
+    return sql.SQL("(f.partition_date::text || coalesce({}::text, ''))").format(
+        sql.Identifier("f", spec.group)
+    )
 
 
 def feature_as_of(conn: Connection, spec: ModelSpec, partition: Partition) -> dt.datetime:

@@ -326,7 +326,8 @@ def check_rows(spec: ModelSpec, rows: pa.Table) -> None:
 
     slices = [part.column for part in spec.promotion.slices]
     # The gate also reads the slices and the rule's column, from these same rows.
-    names = [*spec.features.names, *slices, *spec.scoring.fallback.columns]
+    rule = spec.scoring.fallback.columns
+    names = [*spec.features.names, *slices, *rule, *spec.group_columns]
     check_columns(names, rows)
     n_days = len(rows.column("partition_date").unique())
     if n_days < spec.training.first_days:

@@ -366,7 +366,7 @@ MUTATORS: dict[str, Mutator] = {
         "none",
         "binary",
         "multiclass",
-        "lambdarank",
+        "rank_xendcg",
     ),
     "decision other": _replace_number(("decision_type",), *map(str, range(-3, 20)), "255", "256"),
     "sets of levels": _replace_number(

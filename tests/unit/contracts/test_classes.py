@@ -89,7 +89,7 @@ def test_calibrations_of_classes_are_refused_for_other_tasks():
         "scoring": {"fallback": {"feature": "x", "default": 0}},
         "training": TRAINING | {"calibration": "vector"},
     }
-    with pytest.raises(ValidationError, match=r"training\.calibration of task regression"):
+    with pytest.raises(ValidationError, match=r"task regression has training\.calibration: platt"):
         ModelSpec.model_validate(document)
 
 

@@ -84,7 +84,7 @@ def test_unknown_key_is_refused_with_file_and_line(edited):
         (
             "task: binary",
             "task: guess",
-            "task: expected Input should be 'binary', 'regression' or 'multiclass' (got 'guess')",
+            "task: expected Input should be 'binary', 'regression', 'multiclass' or 'ranking'",
         ),
         ("label: {relation:", "label: {relations:", "label.relations: expected a known key"),
         (

@@ -104,12 +104,3 @@ def test_a_rule_that_gives_no_probability_is_refused_for_a_binary_model(default:
         ValidationError, match=r"scoring\.fallback\.default of a binary model is a probability"
     ):
         ModelSpec.model_validate(spec(scoring__fallback=rule))
-
-
-def test_a_task_that_no_stage_can_do_is_refused_with_words() -> None:
-    with pytest.raises(ValidationError) as refusal:
-        ModelSpec.model_validate(spec(task="ranking"))
-    words = str(refusal.value)
-    supported = "supported tasks are binary, regression, multiclass"
-    assert f"ranking is not supported yet: {supported}" in words
-    assert "a metric of task" not in words

@@ -1,4 +1,4 @@
-"""Random LightGBM models of many shapes, and rows and a spec of three classes."""
+"""Random LightGBM models of many shapes, and rows and specs of three classes and of a ranking."""
 
 from __future__ import annotations
 
@@ -134,3 +134,45 @@ def class_rows(n: int, first: dt.date, absent: int | None = None, seed: int = 1)
     days = [first + dt.timedelta(days=int(i * 10 / n)) for i in range(n)]
     columns = {"partition_date": days, "x": x, "y": y, "c": c, "kind": kind.astype(float)}
     return pa.table(columns)
+
+
+def ranking_spec(**changes: object) -> ModelSpec:
+    """Return the spec of a model that orders the items of a shop."""
+    document = {
+        "name": "item",
+        "description": "d",
+        "task": "ranking",
+        "group": "shop",
+        "top_k": 3,
+        "owner": "o",
+        "runbook": "r",
+        "deadline": "04:00",
+        "entity": {"name": "item", "key": "item_id"},
+        "event_timestamp": "happens_at",
+        "feature_view": "item",
+        "features": {"numeric": ["x", "y"], "categorical": [{"name": "c"}]},
+        "label": {"relation": "fct_items", "column": "relevance"},
+        "training": {
+            "schedule": "nightly",
+            "num_boost_round": 60,
+            "params": {"num_leaves": 7, "min_data_in_leaf": 20},
+        },
+        "promotion": {"metric": "ndcg"},
+        "scoring": {"fallback": {"feature": "y", "default": 0}},
+        "monitoring": {"metric": "ndcg", "maximum_metric_loss": 0.3, "windows": {"n": 2, "m": 3}},
+    }
+    return ModelSpec.model_validate(document | changes)
+
+
+def ranking_rows(n: int, first: dt.date, seed: int = 1) -> pa.Table:
+    """Return labelled rows of ten days and four shops, in order; relevance is 0, 1 or 2."""
+    dice = np.random.default_rng(seed)
+    x, y = dice.normal(size=(2, n))
+    c = dice.choice(["a", "b", "z"], n)
+    shop = dice.choice(["north", "south", "east", "west"], n)
+    worth = np.abs(x) + (c == "b") + 0.5 * dice.normal(size=n)
+    relevance = np.digitize(worth, [1.0, 2.0]).astype(float)
+    days = [first + dt.timedelta(days=int(i * 10 / n)) for i in range(n)]
+    return pa.table(
+        {"partition_date": days, "x": x, "y": y, "c": c, "shop": shop, "relevance": relevance}
+    )

@@ -143,7 +143,7 @@ def test_damaged_tree_is_refused(text, pattern, replacement):
         (r"Tree=1\n", "Tree=2\n", "does not begin and end"),
         (r"num_class=1", "num_class=2", "another number of scores per row"),
         (r"max_feature_idx=2", "max_feature_idx=999999999", "counts other features"),
-        (r"objective=binary sigmoid:1", "objective=lambdarank", "unknown objective"),
+        (r"objective=binary sigmoid:1", "objective=rank_xendcg", "unknown objective"),
         (r"feature_infos=\S+", "feature_infos=[0:nan]", "describes features in an unknown form"),
         (r"feature_names=a b", "feature_names=a a", "not those of the signature"),
         (r"\n\[boosting: gbdt\]", "\nboosting gbdt", "parameters are not written"),

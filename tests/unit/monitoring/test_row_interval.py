@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nightshift.models.predictions import Predictions
+from nightshift.models.group_ranks import measure_groups
+from nightshift.models.predictions import Groups, Predictions
 from nightshift.monitoring.performance import row_interval
 
 N_ROWS = 2_000
@@ -51,3 +52,29 @@ def test_there_is_none_where_the_rows_do_not_define_it():
     assert row_interval("positive_rate", np.ones(50), one_class) is None
     assert row_interval("mae", np.zeros(1), Predictions(np.zeros(1))) is None
     assert row_interval("log_loss", np.zeros(50), one_class) is not None
+
+
+def ranking(n_groups: int, n_rows: int = 20) -> tuple[np.ndarray, Predictions]:
+    """Return relevances and scores of groups; luck has a part in the order of each."""
+    random = np.random.default_rng(5)
+    label = random.integers(0, 2, n_groups * n_rows).astype(float)
+    score = label + 2 * random.normal(size=label.size)
+    codes = np.repeat(np.arange(n_groups), n_rows)
+    return label, Predictions(score, groups=Groups(codes, 5))
+
+
+def test_groups_of_a_ranking_are_drawn_whole():
+    label, predictions = ranking(400)
+    low, high = row_interval("ndcg", label, predictions)
+    values = measure_groups(label, predictions).values["ndcg"]
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 400**0.5, rel=0.25)
+    # The order of the rows of a group decides nothing.
+    order = np.random.default_rng(1).permutation(label.size)
+    mixed = row_interval("ndcg", label[order], predictions.at(order))
+    assert mixed == pytest.approx((low, high), abs=1e-12)
+
+
+def test_few_groups_of_a_ranking_have_no_interval():
+    assert row_interval("ndcg", *ranking(4)) is None
+    assert row_interval("ndcg", *ranking(5)) is not None

@@ -7,7 +7,7 @@ import pytest
 from nightshift.contracts.metrics import METRICS, Task
 from nightshift.contracts.promotion_spec import Slice
 from nightshift.contracts.scoring_spec import FallbackRule
-from nightshift.models.predictions import Predictions
+from nightshift.models.predictions import Groups, Predictions
 from nightshift.training.evaluation import (
     EvaluationError,
     best_threshold,
@@ -66,7 +66,9 @@ def test_every_declared_metric_is_measured_and_no_other():
     binary = measure(Task.BINARY, LABEL, Predictions(PROBABILITY, PROBABILITY))
     regression = measure(Task.REGRESSION, LABEL, Predictions(PROBABILITY))
     classes = measure(Task.MULTICLASS, np.array([0.0, 2.0]), THREE_CLASSES.at(np.arange(2)))
-    assert {*binary, *regression, *classes} == set(METRICS)
+    ranked = Predictions(np.zeros(2), groups=Groups(np.zeros(2, dtype=np.int64), 1))
+    ranking = measure(Task.RANKING, np.array([0.0, 1.0]), ranked)
+    assert {*binary, *regression, *classes, *ranking} == set(METRICS)
 
 
 def test_regression_metrics_are_those_computed_by_hand():

@@ -17,6 +17,7 @@ PREDICTION = (
     " decile {decile} ({score_source})"
 )
 CLASS = "class         {predicted_class!r}, raw score {raw_score!r}; {probabilities}"
+RANK = "rank          {rank} in its group, {chosen}"
 PUBLICATION = (
     "publication   load {load_id}, token {token}, run {run_id}, by {actor}, at {published_at};"
     " code {code_version}"
@@ -81,6 +82,9 @@ def _describe(facts: dict[str, Any]) -> list[str]:
             if name.startswith("probability_")
         ]
         lines.append(CLASS.format(**prediction, probabilities=", ".join(each)))
+    if "rank" in prediction:
+        chosen = "chosen" if prediction["is_top_k"] else "not chosen"
+        lines.append(RANK.format(**prediction, chosen=chosen))
     lines += [f"  because {reason}" for reason in facts["reasons"]]
     lines += [f"  cause   {cause}" for cause in facts["causes"]]
     if facts["level"] is not None:

@@ -6,14 +6,12 @@ Source: docs/adr/0057-multiclass.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from copy import deepcopy
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
 
-MULTICLASS = "multiclass"
 # Two classes are task binary, which has a threshold, a level and a band besides.
 MINIMUM_CLASSES = 3
 MAXIMUM_CLASSES = 100
@@ -21,7 +19,7 @@ MAXIMUM_CLASS_LENGTH = 50
 CLASS_COLUMN = "predicted_class"
 RAW_COLUMN = "raw_score"
 CORRECT_COLUMN = "is_correct"
-_DEFAULTS: dict[str, dict[str, Any]] = {
+CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
     "training": {
         "calibration": "auto",
         "recipe": {
@@ -101,43 +99,6 @@ def check_classes(classes: tuple[str, ...]) -> None:
             "classes differ in letters or digits: each gets a column, here"
             f" {', '.join(columns.values())}"
         )
-
-
-def with_class_defaults(document: object) -> object:
-    """Return a spec in which everything is off that classes do not have, unless it is declared.
-
-    Args:
-        document: A spec as it was read; of another task, or no mapping, it stays as it is.
-    """
-    if not isinstance(document, Mapping) or document.get("task") != MULTICLASS:
-        return document
-    completed = dict(document)
-    for part, defaults in _DEFAULTS.items():
-        declared = completed.get(part)
-        if isinstance(declared, Mapping):
-            completed[part] = _merged(defaults, declared)
-    return completed
-
-
-def _merged(defaults: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the declared keys, and the defaults of those that are not declared.
-
-    Args:
-        defaults: Keys of a part, with parts of their own.
-        declared: What the spec says.
-    """
-    merged = deepcopy(dict(defaults))
-    for name, value in declared.items():
-        default = merged.get(name)
-        # Parts are completed key by key; anything else is what was declared.
-        if isinstance(default, Mapping) and isinstance(value, Mapping):
-            merged[name] = _merged(
-                default,
-                value,
-            )
-        else:
-            merged[name] = value
-    return merged
 
 
 def class_problems(spec: ModelSpec) -> list[str]:

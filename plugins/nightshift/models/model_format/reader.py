@@ -53,6 +53,7 @@ _OBJECTIVES = [
     "mape",
     "gamma",
     "tweedie",
+    "lambdarank",
 ]
 _OBJECTIVE = re.compile(
     rf"(?:{'|'.join(_OBJECTIVES)})(?: (?:sqrt|[a-z_]+:{_NUMBER}))*",

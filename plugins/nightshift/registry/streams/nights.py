@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.models.predictions import labels_of
 from nightshift.registry.streams.members import CANARY_ROWS, CHAMPION_ROWS, evidence_start
 from nightshift.registry.streams.paired_rows import (
     has_shadow_scores,
     labelled,
-    labels_of,
     mean_loss,
     proper_loss,
     read_pairs,
@@ -292,6 +292,8 @@ def _measure(
         source: mean_loss(spec, label, stored_predictions(spec, pairs, source))
         for source in ("champion", "challenger")
     }
+    if np.isnan(means["champion"]):
+        return "no group has rows of different relevance"
     return StreamNight(
         model=spec.name,
         stream=stream,

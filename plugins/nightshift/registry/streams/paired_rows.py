@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nightshift.models.calibration import EDGE
-from nightshift.models.predictions import Predictions
+from nightshift.models.group_ranks import measure_groups
+from nightshift.models.predictions import Predictions, labels_of, with_groups
 from nightshift.models.signature import numbers
 from nightshift.registry.streams.members import CANARY_ROWS, CHAMPION_ROWS
 from nightshift.training.training_query import (
@@ -33,16 +34,20 @@ if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
 
 SHADOW_SCHEMA = "shadow"
+NDCG_LOSS = "ndcg_loss"
 _ABSOLUTE_METRICS = {"mae"}
 
 
 def proper_loss(spec: ModelSpec) -> str:
     """Return the loss that a stream compares: one that the truth alone minimizes.
 
-    ``log_loss`` of probabilities; of a regression the loss of its declared metric.
+    ``log_loss`` of probabilities; of a regression the loss of its declared metric; of a ranking
+    ``ndcg_loss``, 1 minus the mean NDCG of the night's groups.
     """
     if spec.task.has_probability:
         return "log_loss"
+    if spec.is_ranking:
+        return NDCG_LOSS
     # The mean minimizes squares and the median absolute errors: the declared metric says which.
     is_absolute = spec.promotion.metric in _ABSOLUTE_METRICS
     return "absolute_error" if is_absolute else "squared_error"
@@ -60,11 +65,6 @@ def row_losses(loss: str, label: Vector, predicted: Vector) -> Vector:
     # A probability of 0 would cost infinitely much, and one night would decide everything.
     of_label = np.where(label > 0, probability, 1 - probability)
     return -np.log(of_label)
-
-
-def labels_of(spec: ModelSpec, rows: pa.Table) -> Vector:
-    """Return the labels of rows, shape (n,); NaN for a row without one."""
-    return numbers(rows, spec.label.column)
 
 
 def stored_predictions(
@@ -86,11 +86,16 @@ def stored_predictions(
         return replace(predictions, score=numbers(pairs, f"{source}_score"))
     score = numbers(pairs, f"{source}_score")
     probability = numbers(pairs, f"{source}_probability") if spec.task.has_probability else None
-    return Predictions(score, probability, threshold)
+    return with_groups(spec, pairs, Predictions(score, probability, threshold))
 
 
 def mean_loss(spec: ModelSpec, label: Vector, predictions: Predictions) -> float:
-    """Return the mean of the proper loss of some predictions."""
+    """Return the mean of the proper loss of some predictions.
+
+    Those of a ranking have their groups; NaN where no group has an order to judge.
+    """
+    if spec.is_ranking:
+        return 1 - measure_groups(label, predictions).means()["ndcg"]
     return float(row_losses(proper_loss(spec), *predictions.of_outcome(label)).mean())
 
 
@@ -124,7 +129,7 @@ def read_pairs(
             canary scored for them. They are ordered by partition and key: ``partition_date``,
             the key, ``champion_`` and ``challenger_`` ``version``, ``score``, ``probability`` and
             ``load``, the label (null for an entity that never gets one), and the columns of slices,
-            fairness and rule.
+            fairness, rule and group.
     """
     from psycopg import sql
 
@@ -223,7 +228,8 @@ def _judged_columns(spec: ModelSpec) -> sql.Composed:
     promotion = spec.promotion
     slices = [part.column for part in promotion.slices]
     groups = [part.column for part in promotion.fairness]
-    names = dict.fromkeys([*slices, *groups, *spec.scoring.fallback.columns])
+    rule = spec.scoring.fallback.columns
+    names = dict.fromkeys([*slices, *groups, *rule, *spec.group_columns])
     return _columns(sql.Identifier("features", name) for name in names)
 
 

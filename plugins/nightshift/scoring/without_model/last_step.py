@@ -11,7 +11,7 @@ from nightshift.contracts.scoring_spec import CarryOver
 from nightshift.errors import NightshiftError
 from nightshift.scoring.plan import DayPlan, ScorePlan
 from nightshift.scoring.prediction_tables import predictions_target
-from nightshift.scoring.row_checks import gate_refusal, refuse_incomplete
+from nightshift.scoring.row_checks import gate_refusal, refuse_incomplete, set_ranks
 from nightshift.scoring.without_model.last_score import knows_entities, past_digest, past_scores
 from nightshift.scoring.without_model.rows import stage_without_model
 from nightshift.scoring.without_model.spine import (
@@ -130,6 +130,7 @@ def _stage(conn: Connection, step: _LastStep) -> ScorePlan:
     # The temporary table of last scores lives as long as this transaction.
     with conn.transaction():
         stage_without_model(conn, spec, plan, 0, step.run, is_prepared=True)
+    set_ranks(conn, spec, plan, is_prepared=True)
     refuse_incomplete(conn, spec, plan, is_prepared=True)
     partition_write.audit(conn, write, plan.sources_detail)
     return plan

@@ -13,9 +13,18 @@ from threadpoolctl import threadpool_limits
 from nightshift.contracts.metrics import Task
 from nightshift.errors import NightshiftError
 from nightshift.kernels import thread_count
+from nightshift.models.predictions import group_codes
 from nightshift.models.signature import encode, encode_columns, learn_signature, numbers
 from nightshift.training.recipe.linear_fit import LinearRows, fit_linear
-from nightshift.training.trees.boosting import Fit, FitPlan, first_trees, grow_trees
+from nightshift.training.trees.boosting import (
+    LAMBDARANK,
+    MAXIMUM_GROUP_ROWS,
+    Fit,
+    FitPlan,
+    RowFacts,
+    first_trees,
+    grow_trees,
+)
 from nightshift.training.trees.dask_trees import grow_trees_on_dask
 
 if TYPE_CHECKING:
@@ -31,6 +40,7 @@ _OBJECTIVES = {
     Task.BINARY: "binary",
     Task.REGRESSION: "regression",
     Task.MULTICLASS: "multiclass",
+    Task.RANKING: LAMBDARANK,
 }
 
 
@@ -69,11 +79,16 @@ class FitRows:
 
     Attributes:
         spec: Features, label and recipe.
-        rows: In their total order; shape (n, any).
+        rows: In their total order, of a ranking group by group; shape (n, any).
     """
 
     spec: ModelSpec
     rows: pa.Table
+
+    def __post_init__(self) -> None:
+        """Bring the rows of a ranking together by group, as LightGBM reads them."""
+        # Every use of the rows must see the same order, so no caller has to remember it.
+        object.__setattr__(self, "rows", in_group_order(self.spec, self.rows))
 
     @cached_property
     def signature(self) -> Signature:
@@ -116,6 +131,34 @@ class FitRows:
         return None if is_equal else weight
 
 
+def in_group_order(spec: ModelSpec, rows: pa.Table) -> pa.Table:
+    """Return the rows of a ranking group by group, each in its order; other rows as they are."""
+    if not spec.is_ranking:
+        return rows
+    return rows.take(np.argsort(group_codes(spec, rows), kind="stable"))
+
+
+def group_sizes(spec: ModelSpec, rows: pa.Table) -> Integers | None:
+    """Return the rows of each group, in the order of ``in_group_order``; None without groups.
+
+    LightGBM refuses larger groups than ``MAXIMUM_GROUP_ROWS``: their rows are compared within
+    parts of even size.
+    """
+    if not spec.is_ranking:
+        return None
+    sizes = np.bincount(group_codes(spec, rows))
+    parts = []
+    for size in sizes:
+        n_parts = -(-size // MAXIMUM_GROUP_ROWS)
+        ends = np.linspace(
+            0,
+            size,
+            n_parts + 1,
+        )
+        parts.append(np.diff(ends.astype(np.int64)))
+    return np.concatenate(parts)
+
+
 def days_of(rows: pa.Table) -> Integers:
     """Return the partition of each row as days since 1970; all 0 for rows without one."""
     import pyarrow as pa
@@ -155,6 +198,7 @@ def fit_plan(spec: ModelSpec, signature: Signature) -> FitPlan:
         names=signature.names,
         n_threads=thread_count(),
         n_classes=len(spec.classes) or 1,
+        top_k=spec.top_k,
     )
 
 
@@ -168,6 +212,7 @@ def watched_trees(fit_rows: FitRows, watched: pa.Table, paths: FitPaths, name: s
         name: Of the fit's checkpoint.
     """
     signature = fit_rows.signature
+    watched = in_group_order(fit_rows.spec, watched)
     validation = (encode(watched, signature), numbers(watched, fit_rows.spec.label.column))
     return _grow(
         fit_rows,
@@ -175,6 +220,7 @@ def watched_trees(fit_rows: FitRows, watched: pa.Table, paths: FitPaths, name: s
         fit_plan(fit_rows.spec, signature),
         paths,
         name,
+        group_sizes(fit_rows.spec, watched),
     )
 
 
@@ -224,6 +270,7 @@ def _grow(
     plan: FitPlan,
     paths: FitPaths,
     name: str,
+    watched_groups: Integers | None = None,
 ) -> Fit:
     train = (encode_columns(fit_rows.rows, fit_rows.signature), fit_rows.label)
     if fit_rows.spec.training.engine == "dask":
@@ -240,5 +287,9 @@ def _grow(
         plan,
         checkpoint,
         paths.binned_rows,
-        fit_rows.weight,
+        RowFacts(
+            weight=fit_rows.weight,
+            groups=group_sizes(fit_rows.spec, fit_rows.rows),
+            watched_groups=watched_groups,
+        ),
     )

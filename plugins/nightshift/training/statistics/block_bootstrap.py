@@ -19,6 +19,7 @@ from nightshift.errors import NightshiftError
 from nightshift.models.arrays import Integers, Mask, Matrix, Vector
 from nightshift.models.calibration import EDGE
 from nightshift.models.class_scores import of_rows
+from nightshift.models.group_ranks import measure_groups
 from nightshift.training.evaluation import calibration_bins, class_means
 
 if TYPE_CHECKING:
@@ -89,13 +90,13 @@ def statistic(metric: str, label: Vector, predictions: Predictions, days: Days) 
     Raises:
         NoStatisticError: The metric has no such form.
     """
+    if predictions.groups is not None:
+        return _group_mean(metric, label, predictions, days)
     # A regression has no probability.
     score = predictions.score
     probability = predictions.probability
-    if metric == "roc_auc":
-        return _auc(label, score, days)
-    if metric == "average_precision":
-        return _average_precision(label, score, days)
+    if metric in _OF_ORDER:
+        return _OF_ORDER[metric](label, score, days)
     if metric == "calibration_error":
         return calibration_error(*predictions.answered(label), days)
     if predictions.classes is not None and metric in ("macro_f1", "recall"):
@@ -109,14 +110,17 @@ def statistic(metric: str, label: Vector, predictions: Predictions, days: Days) 
     else:
         ratios = _binary_ratios(label, probability, predictions.threshold)
     if metric not in ratios:
-        raise NoStatisticError(
-            f"{metric} cannot be computed by day.",
-            expected="a metric of the task with a better side",
-        )
+        raise _no_statistic(metric)
     value = ratio(days.sums(*ratios[metric]))
     if metric == "rmse":
         return lambda weights: np.sqrt(value(weights))
     return value
+
+
+def _no_statistic(metric: str) -> NoStatisticError:
+    return NoStatisticError(
+        f"{metric} cannot be computed by day.", expected="a metric of the task with a better side"
+    )
 
 
 def ratio(sums: Matrix) -> Statistic:
@@ -193,6 +197,10 @@ def _average_precision(label: Vector, score: Vector, days: Days) -> Statistic:
     return lambda weights: np.array([of_draw(draw) for draw in weights])
 
 
+_OF_ORDER = {"roc_auc": _auc, "average_precision": _average_precision}
+"""Metrics of the order of all rows."""
+
+
 def _r2(label: Vector, predicted: Vector, days: Days) -> Statistic:
     squared_error = (predicted - label) ** 2
     sums = days.sums(squared_error, label, label**2, np.ones(label.size))
@@ -255,6 +263,15 @@ def _macro(metric: str, label: Vector, predictions: Predictions, days: Days) -> 
     if metric == "recall":
         return lambda weights: class_means(weights @ hits, weights @ n_true)
     return lambda weights: class_means(2 * (weights @ hits), weights @ (n_true + n_called))
+
+
+def _group_mean(metric: str, label: Vector, predictions: Predictions, days: Days) -> Statistic:
+    """Return the mean over the judged groups by day; a group is of its first row's day."""
+    measured = measure_groups(label, predictions)
+    if metric not in measured.values:
+        raise _no_statistic(metric)
+    own_days = Days(days.codes[measured.first_row], days.n)
+    return ratio(own_days.sums(measured.values[metric], np.ones(measured.first_row.size)))
 
 
 def _regression_ratios(label: Vector, predicted: Vector) -> dict[str, tuple[Vector, Vector]]:

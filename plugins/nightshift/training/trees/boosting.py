@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nightshift import sealed_file
 from nightshift.failpoints import Failpoint, hit
@@ -23,10 +23,16 @@ if TYPE_CHECKING:
     import lightgbm as lgb
     import pyarrow as pa
 
-    from nightshift.models.arrays import Matrix, Vector
+    from nightshift.models.arrays import Integers, Matrix, Vector
 
     Rows = tuple[Matrix | pa.Table, Vector]
 
+LAMBDARANK = "lambdarank"
+"""LightGBM's loss of a ranking."""
+MAXIMUM_GROUP_ROWS = 10_000
+"""LightGBM refuses more rows of one group."""
+_TRUNCATION = 30
+"""LightGBM's default: pairs count if one of the two is among so many first rows of its group."""
 SEGMENT_ROUNDS = 100
 """Trees between two checkpoints; part of what a fit is: another length gives other trees."""
 _BINNING_PARAMS = frozenset({"max_bin", "min_data_in_bin", "min_data_in_leaf"})
@@ -70,6 +76,7 @@ class FitPlan:
         n_threads: Threads; the trees do not depend on it.
         segment_rounds: Rounds between two checkpoints.
         n_classes: Trees of a round: 1, or one of each class.
+        top_k: First rows of a group by which the loss of a ranking is measured.
     """
 
     objective: str
@@ -82,6 +89,24 @@ class FitPlan:
     n_threads: int = 1
     segment_rounds: int = SEGMENT_ROUNDS
     n_classes: int = 1
+    top_k: int = 1
+
+
+class RowFacts(NamedTuple):
+    """What else is known of the rows of a fit.
+
+    Attributes:
+        weight: Weight of each training row, shape (n,); None weighs them alike.
+        groups: Of a ranking: the rows of each group, one group after the other; shape (groups,).
+        watched_groups: The same of the validation rows.
+    """
+
+    weight: Vector | None = None
+    groups: Integers | None = None
+    watched_groups: Integers | None = None
+
+
+_NO_FACTS = RowFacts()
 
 
 @dataclass(frozen=True)
@@ -131,7 +156,7 @@ def grow_trees(
     plan: FitPlan,
     checkpoint: Path | None = None,
     binned_rows: Path | None = None,
-    weight: Vector | None = None,
+    facts: RowFacts = _NO_FACTS,
 ) -> Fit:
     """Grow trees until the validation loss has stalled, and keep all of them.
 
@@ -143,7 +168,7 @@ def grow_trees(
         checkpoint: File of the last finished segment; read if it exists, replaced after every
             segment.
         binned_rows: Folder of rows that earlier fits have binned; None bins them.
-        weight: Weight of each training row; None weighs them alike.
+        facts: Weights of the rows, and groups of a ranking.
 
     Raises:
         TreesRefusedError: LightGBM refuses the parameters or the rows.
@@ -151,10 +176,12 @@ def grow_trees(
     state = _load_checkpoint(checkpoint)
     # A segment that starts from a text needs the values themselves, not their bins.
     if binned_rows is None or state.text or not _can_continue(plan):
-        data = _dataset(*train, plan, weight=weight)
+        data = _dataset(*train, plan, weight=facts.weight, groups=facts.groups)
     else:
-        data = _binned_dataset(train, plan, binned_rows, weight)
-    valid = None if validation is None else _dataset(*validation, plan, data)
+        data = _binned_dataset(train, plan, binned_rows, facts.weight)
+    valid = None
+    if validation is not None:
+        valid = _dataset(*validation, plan, data, groups=facts.watched_groups)
 
     booster = None
     while len(state.losses) < plan.n_rounds and not _has_stalled(state.losses, plan):
@@ -186,10 +213,19 @@ def params_of(plan: FitPlan, segment: int) -> dict[str, Any]:
     """Return LightGBM's parameters of a segment."""
     # The random streams that are drawn while growing trees start anew in every segment.
     stream = plan.seed + segment
-    of_classes = {"num_class": plan.n_classes} if plan.n_classes > 1 else {}
+    of_task: dict[str, Any] = {}
+    if plan.n_classes > 1:
+        of_task["num_class"] = plan.n_classes
+    if plan.objective == LAMBDARANK:
+        # Pairs that cannot change the first top_k rows are not compared.
+        of_task = {
+            "metric": "ndcg",
+            "eval_at": [plan.top_k],
+            "lambdarank_truncation_level": max(plan.top_k, _TRUNCATION),
+        }
     return {
+        **of_task,
         **plan.params,
-        **of_classes,
         "objective": plan.objective,
         # The same trees on any number of threads, and on any machine of the same kind.
         "deterministic": True,
@@ -210,6 +246,7 @@ def _dataset(
     plan: FitPlan,
     reference: lgb.Dataset | None = None,
     weight: Vector | None = None,
+    groups: Integers | None = None,
 ) -> lgb.Dataset:
     """Return rows as a dataset of LightGBM.
 
@@ -219,6 +256,7 @@ def _dataset(
         plan: Parameters and columns.
         reference: Dataset whose bins are used; None makes new ones.
         weight: Weight of each row; None weighs them alike.
+        groups: Rows of each group of a ranking.
     """
     import lightgbm as lgb
 
@@ -227,6 +265,7 @@ def _dataset(
         label,
         reference=reference,
         weight=weight,
+        group=groups,
         params=params_of(plan, 0),
         # A segment that starts from a text predicts the raw rows first.
         free_raw_data=False,
@@ -303,7 +342,10 @@ def _fit_segment(
 def _loss(results: Sequence[tuple[Any, ...]], losses: Sequence[float]) -> float:
     """Return the validation loss of a round; without validation rows a falling number."""
     # A fit of a fixed number of rounds never stalls: each round counts as better than the last.
-    return float(results[0][2]) if results else -1.0 - len(losses)
+    if not results:
+        return -1.0 - len(losses)
+    value, is_higher_better = float(results[0][2]), results[0][3]
+    return 1 - value if is_higher_better else value
 
 
 def _can_continue(plan: FitPlan) -> bool:
@@ -311,7 +353,8 @@ def _can_continue(plan: FitPlan) -> bool:
     # LightGBM draws bags by the round's number, which begins anew in a booster from a text. So a
     # segment must hold a whole number of bagging periods.
     bagging_rounds = int(plan.params.get("bagging_freq", 0)) or 1
-    is_proved = plan.params.keys() <= _CONTINUABLE_PARAMS and plan.n_classes == 1
+    is_single = plan.n_classes == 1 and plan.objective != LAMBDARANK
+    is_proved = plan.params.keys() <= _CONTINUABLE_PARAMS and is_single
     return is_proved and plan.segment_rounds % bagging_rounds == 0
 
 

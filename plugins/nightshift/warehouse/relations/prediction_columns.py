@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import operating_timezone
 from nightshift.contracts.tasks.classes import CLASS_COLUMN, CORRECT_COLUMN, RAW_COLUMN
+from nightshift.contracts.tasks.ranking import RANK_COLUMN, TOP_COLUMN
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
 
 
 RAW_UNIT = "raw score"
-"""Unit of effects on a class: a logarithm, of what the class's share is in proportion to."""
+"""Unit of effects on a class: a logarithm, of what the class's share is in proportion to. The score
+of a ranking has it too.
+"""
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,24 @@ _BASE_OF_CLASS = ViewColumn(
     " from here.",
     RAW_UNIT,
 )
+_RANKS = {
+    RANK_COLUMN: ViewColumn(
+        "integer",
+        "1 is the best of its group and night; of equal scores the lower key comes first.",
+    ),
+    TOP_COLUMN: ViewColumn("boolean", "Whether the rank is at most top_k: the row is chosen."),
+}
+_SCORE_OF_RANKING = ViewColumn(
+    "double precision",
+    "What orders the rows of a group: base + effects + other effects. It compares within a group"
+    " and night only.",
+    RAW_UNIT,
+)
+_BASE_OF_RANKING = ViewColumn(
+    "double precision",
+    "What the model version answers before it knows the row; effects add up from here.",
+    RAW_UNIT,
+)
 _PREDICTED_DAY = ViewColumn(
     "date", "Operating day on which the predicted thing is due, in {timezone}."
 )
@@ -212,6 +233,8 @@ def front_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
             "probability": _PROBABILITY_OF_PREDICTED,
             **_class_probabilities(spec),
         }
+    if spec.is_ranking:
+        answer = {**_RANKS, "score": _SCORE_OF_RANKING}
     return {
         "{key}": PREDICTION_COLUMNS["{key}"],
         "predicted_day": _PREDICTED_DAY,
@@ -234,6 +257,8 @@ def _class_probabilities(spec: ModelSpec) -> dict[str, ViewColumn]:
 
 def table_columns_of(spec: ModelSpec) -> dict[str, ViewColumn]:
     """Return the templates of a model's table, in order."""
+    if spec.is_ranking:
+        return TABLE_COLUMNS | _RANKS
     if not spec.classes:
         return TABLE_COLUMNS
     columns = {CLASS_COLUMN: _PREDICTED_CLASS, RAW_COLUMN: _RAW_SCORE}
@@ -260,6 +285,8 @@ def reason_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
         return columns | {"base_probability": _BASE_PROBABILITY}
     if spec.classes:
         return columns | {"base_value": _BASE_OF_CLASS}
+    if spec.is_ranking:
+        return columns | {"base_value": _BASE_OF_RANKING}
     return columns | {"base_value": _BASE_VALUE}
 
 
@@ -285,6 +312,9 @@ def outcome_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
         outcome_type = "text"
         right = ViewColumn("boolean", "Whether the predicted class came true.")
         loss = {CORRECT_COLUMN: right, **loss}
+    if spec.is_ranking:
+        # How wrong an order is, is a number of the group.
+        loss = {}
     outcome = OUTCOME_COLUMNS_V1["outcome"]
     return {
         "outcome": ViewColumn(outcome_type, outcome.description, "{unit}"),
@@ -315,7 +345,8 @@ def back_columns(spec: ModelSpec, *, is_history: bool = False) -> dict[str, View
         columns[RAW_COLUMN] = _RAW_SCORE
     if spec.task.has_probability:
         columns["score"] = PREDICTION_COLUMNS["score"]
-    else:
+    # The score of a ranking stands in front.
+    elif not spec.is_ranking:
         columns["score"] = _deprecated("score", "value")
         # Always null: a table of every task has them.
         columns["probability"] = _deprecated("probability", "value")
@@ -344,6 +375,8 @@ def describe_columns(spec: ModelSpec, templates: Mapping[str, ViewColumn]) -> di
         score = "the probability before calibration"
     if spec.classes:
         score = "the probability of the predicted class before calibration"
+    if spec.is_ranking:
+        score = "a number without a unit, which compares within a group and night only"
     words = {
         "key": spec.entity.key,
         "entity": spec.entity.name,
@@ -373,6 +406,6 @@ def interval_level(spec: ModelSpec) -> str:
 
 def effect_unit(spec: ModelSpec) -> str:
     """Return the unit of what a reason adds to a prediction."""
-    if spec.classes:
+    if spec.classes or spec.is_ranking:
         return RAW_UNIT
     return "points" if spec.task is Task.BINARY else spec.analytics.unit

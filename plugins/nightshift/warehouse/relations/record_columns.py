@@ -24,6 +24,8 @@ def _explained_columns(spec: ModelSpec) -> dict[str, ViewColumn]:
     front = front_columns(spec)
     # A binary model's prediction has a name of its own.
     prediction = {"prediction": front["value"]} if "value" in front else {}
+    if spec.is_ranking:
+        prediction = {"score": front["score"]}
     if spec.classes:
         prediction = {CLASS_COLUMN: front[CLASS_COLUMN]}
     if spec.task.has_probability:

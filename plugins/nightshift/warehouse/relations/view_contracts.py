@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from nightshift.contracts.metrics import Task
 from nightshift.contracts.partitions import operating_timezone
+from nightshift.contracts.tasks.ranking import RANK_COLUMN
 from nightshift.warehouse.relations.prediction_columns import (
     HISTORY_COLUMNS_V1,
     OUTCOME_COLUMNS_V1,
@@ -49,8 +51,10 @@ the major version, and the view of before stays; a new column raises the minor o
 REMOVED_AFTER = {"current_v1": dt.date(2027, 6, 1)}
 REMOVED_AFTER |= dict.fromkeys(("history_v1", "outcomes_v1"), REMOVED_AFTER["current_v1"])
 """Deprecated views, and until when they stay."""
-_NOT_OF_CLASSES = ("changes", *REMOVED_AFTER)
-"""Contributions to two classes cannot be compared, and no older view of classes was ever read."""
+_ONLY_OF_VALUES = ("changes", *REMOVED_AFTER)
+"""Views of binary models and regressions: contributions to two classes, or scores of two rankings,
+cannot be compared, and no older view of these tasks was ever read.
+"""
 
 
 @dataclass(frozen=True)
@@ -125,14 +129,17 @@ def prediction_views(
     for suffix, templates in _columns(spec, attribute_types or {}).items():
         current = suffix.removesuffix("_v1")
         content, grain, example = _WORDS[current]
+        answer = "probability" if spec.task.has_probability else "value"
         words = {
             "model": spec.name,
             "entity": spec.entity.name,
             "key": spec.entity.key,
-            "answer": "probability" if spec.task.has_probability else "value",
+            "best_first": f"decile desc, {answer} desc",
             "loss": "log_loss" if spec.task.has_probability else "absolute_error",
             "by": next(iter(spec.analytics.attributes), "decile"),
         }
+        if spec.is_ranking:
+            words |= {"best_first": RANK_COLUMN, "loss": "outcome", "by": RANK_COLUMN}
         view = PredictionView(
             suffix=suffix,
             version=_version(spec, suffix),
@@ -168,6 +175,7 @@ def _columns(
     for name in spec.analytics.attributes:
         front[name] = replace(front[name], data_type=attribute_types.get(name, ""))
     # The order of these dictionaries is the order in the views.
+    has_values = spec.task in (Task.BINARY, Task.REGRESSION)
     reasons = reason_columns(spec)
     history = reasons | back_columns(spec, is_history=True)
     views: dict[str, dict[str, ViewColumn]] = {
@@ -176,14 +184,14 @@ def _columns(
         "outcomes": front | outcome_columns(spec) | reasons | back_columns(spec),
         "reasons": reasons_view_columns(spec),
         "causes": causes_view_columns(spec),
-        "changes": changes_view_columns(spec),
+        "changes": changes_view_columns(spec) if has_values else {},
         "performance": dict(PERFORMANCE_COLUMNS),
         "versions": dict(VERSION_COLUMNS),
         "current_v1": dict(PREDICTION_COLUMNS),
         "history_v1": PREDICTION_COLUMNS | HISTORY_COLUMNS_V1,
         "outcomes_v1": PREDICTION_COLUMNS | OUTCOME_COLUMNS_V1,
     }
-    for suffix in _NOT_OF_CLASSES if spec.classes else ():
+    for suffix in () if has_values else _ONLY_OF_VALUES:
         del views[suffix]
     return views
 
@@ -196,7 +204,7 @@ _WORDS = {
         """select *
 from analytics.{model}_current
 where predicted_day = current_date
-order by decile desc, {answer} desc limit 20""",
+order by {best_first} limit 20""",
     ),
     "history": (
         "Every load that was ever published, also the superseded ones.",

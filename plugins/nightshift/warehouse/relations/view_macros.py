@@ -62,6 +62,7 @@ def spec_words(spec: ModelSpec) -> dict[str, Any]:
     classes = {"classes": [list(part) for part in spec.class_columns.items()]}
     return {
         **(classes if spec.classes else {}),
+        **({"is_ranking": True} if spec.is_ranking else {}),
         "name": spec.name,
         "key": spec.entity.key,
         "timezone": operating_timezone(),
