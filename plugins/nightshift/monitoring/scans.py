@@ -19,10 +19,10 @@ from nightshift.quality.profiles import (
     own_stream,
     profile_load,
     scan_load,
+    shared_stream,
 )
 from nightshift.quality.stored_summaries import keep_order, ordered_days
 from nightshift.scoring.level.level_records import published_shift
-from nightshift.warehouse.fast_io.arrow_io import lean_streams
 from nightshift.warehouse.schema_lock import try_session_lock
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def profile_missing(
     while waiting := set(loads) - done - ordered_days(conn, dataset, loads):
         is_idle = True
         # One connection for all: the first verdict of a model scans the nights of its training.
-        with lean_streams(settings, run.application_name) as stream:
+        with shared_stream(settings, run) as stream:
             for day in sorted(waiting):
                 load = LoadTable(dataset, "features", spec.feature_table, loads[day], day)
                 name = f"profile {dataset} {day} {load.load_id}"

@@ -18,10 +18,12 @@ from nightshift.quality.column_summary import summarize
 from nightshift.quality.sketches.number_sketch import NumberSketch
 from nightshift.quality.sketches.sketch import Sketch
 from nightshift.quality.sketches.text_sketch import TextSketch
-from nightshift.warehouse.fast_io.arrow_io import stream_arrow
+from nightshift.warehouse.fast_io.arrow_io import lean_streams, stream_arrow
 from nightshift.warehouse.published import published_loads
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import pyarrow as pa
     from psycopg import sql
 
@@ -170,7 +172,7 @@ def scan_load(
     Args:
         conn: A connection outside of a transaction.
         load: What to profile.
-        stream: Reads the rows: ``own_stream``, or one of ``lean_streams`` for several loads.
+        stream: Reads the rows: ``own_stream``, or ``shared_stream`` for several loads.
         counter: Compares the columns of the same rows, in the same scan.
         types: PostgreSQL's type as which a column is read, where it is not its own.
 
@@ -199,6 +201,11 @@ def own_stream(settings: Settings, run: RunContext) -> Stream:
             yield from batches
 
     return stream
+
+
+def shared_stream(settings: Settings, run: RunContext) -> AbstractContextManager[Stream]:
+    """Open one connection that reads several loads, one after another; as for ``own_stream``."""
+    return lean_streams(settings, run.application_name)
 
 
 def read_profiles(conn: Connection, dataset: str, partitions: PartitionRange) -> dict[str, Sketch]:
