@@ -93,10 +93,10 @@ def _apply(plan: Plan) -> tuple[int, float]:
     """Apply a plan as a user does, in a process of its own; return what the command says."""
     command = [sys.executable, "-m", "nightshift.cli", "apply", plan.token, "--reason", "measured"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    said = re.search(r"(\d+) step\(s\), .* ([\d.]+) s$", done.stdout.strip())
-    if said is None:
+    summary = re.search(r"(\d+) step\(s\), .* ([\d.]+) s$", done.stdout.strip())
+    if summary is None:
         sys.exit(f"nightshift apply says no seconds: {done.stdout}")
-    return int(said[1]), float(said[2])
+    return int(summary[1]), float(summary[2])
 
 
 def _load_history(settings: Settings, first: Partition, n_days: int) -> None:

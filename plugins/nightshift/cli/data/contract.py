@@ -122,9 +122,9 @@ def _print_adoption(contract: DatasetContract, drop: DropManifest, difference: S
         return
     if difference.is_only_noted:
         typer.echo(
-            "\nNothing of this can be adopted. Ingest passes over such columns; if one of them"
+            "\nNothing of this can be adopted. Ingest passes over such columns; if one is needed,"
         )
-        typer.echo("is needed, ask upstream for a name, or for one value in each row.")
+        typer.echo("ask upstream for a name, or for one value in each row.")
         typer.echo("Nothing was written.")
         return
     typer.echo(f"\nTo adopt it, edit dags/datasets/{contract.name}.yaml:\n")
