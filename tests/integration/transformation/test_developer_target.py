@@ -115,6 +115,8 @@ def test_build_makes_the_developers_relations_and_leaves_the_warehouse_alone(
     before = fingerprint(conn)
     views = analysts_views(conn, "analytics", "predictions")
     assert [len(rows) for rows in views] == [22, 2]
+    # A copy of the warehouse may have another name: nothing that is stored says this one.
+    assert settings.warehouse_database not in repr(views)
 
     # Without a name the newest partition is built; a second run replaces the rows of the first.
     # `+`: dbt drops the views that stand on a table which it builds again.

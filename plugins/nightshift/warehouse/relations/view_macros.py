@@ -123,12 +123,17 @@ class ViewMacros:
 
     def label_function(self) -> sql.SQL:
         """Return the statement that makes the function that reads labels."""
+        from psycopg import sql
+
         label = self.spec.label
+        # Its text is kept as it is written: a copy of the database may have another name.
+        predictions = sql.Identifier("predictions", self.spec.name)
+        labels = sql.Identifier("marts", label.relation)
         return self._render(
             "create_label_function",
             label_function=self._function,
-            predictions=self._relation("predictions", self.spec.name),
-            labels=self._relation("marts", label.relation),
+            predictions=predictions.as_string(self.conn),
+            labels=labels.as_string(self.conn),
             key=self.spec.entity.key,
             label=label.column,
         )
