@@ -11,9 +11,11 @@ from tests.chaos.poisoned_models.sweep import files_of
 from tests.integration.scoring.conftest import (
     DAY,
     Registry,
+    parcel_templates,
     publish_features,
     registry,
     scoring_settings,
+    settings,
     spec,
     tiny_model,
     warehouse,
@@ -28,7 +30,14 @@ from nightshift.registry.model_versions import ModelVersion, find_version, load_
 from nightshift.scoring.pipeline import score
 from nightshift.training.candidate import Provenance, store_candidate
 
-__all__ = ["registry", "scoring_settings", "spec", "warehouse"]
+__all__ = [
+    "parcel_templates",
+    "registry",
+    "scoring_settings",
+    "settings",
+    "spec",
+    "warehouse",
+]
 pytestmark = [pytest.mark.integration, pytest.mark.promise("R8"), pytest.mark.mlts("infra-4")]
 
 
