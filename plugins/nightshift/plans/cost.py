@@ -138,7 +138,7 @@ def predict(conn: Connection, work: Iterable[Step]) -> Cost:
 def read_samples(conn: Connection, step: Step) -> Samples:
     """Return timed steps of earlier plans; without enough of them, the loads of the ledger.
 
-    The seconds are those of a later step of a plan.
+    The seconds leave out what the first step of a plan takes longer.
     """
     values = {
         "stage": step.stage,
@@ -201,7 +201,8 @@ def corrected(loads: Samples, timed: Samples) -> Samples:
         seconds = loads.seconds + longer
     else:
         # No load may end before it began.
-        seconds = loads.seconds * float(np.median(timed.seconds / expected))
+        ratios = timed.seconds / np.maximum(expected, _SHORTEST)
+        seconds = loads.seconds * float(np.median(ratios))
     return replace(loads, seconds=seconds, source="loads and plans", startup=timed.startup)
 
 

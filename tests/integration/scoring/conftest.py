@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pydantic import SecretStr
-from tests.databases import new_name, own_database, run_as_admin
+from tests.databases import own_database
 from tests.raw_bucket import overwrite
 
 from nightshift.contracts.model_spec import ModelSpec
@@ -130,29 +130,22 @@ def spec() -> ModelSpec:
 @pytest.fixture(scope="session")
 def parcel_templates(
     session_settings: Settings, template_database: str
-) -> Iterator[Callable[[ModelSpec], tuple[str, str]]]:
-    """Return a function that names a database with a spec's relations, and its copies.
-
-    The function of the labels names the database that it was made in: copies have that name.
-    """
-    names: dict[str, tuple[str, str]] = {}
+) -> Iterator[Callable[[ModelSpec], str]]:
+    """Return a function that names a database with a spec's relations; tests get copies of it."""
+    names: dict[str, str] = {}
     with ExitStack() as databases:
 
-        def names_of(spec: ModelSpec) -> tuple[str, str]:
+        def name_of(spec: ModelSpec) -> str:
             # The digest leaves out what only the views of analysts depend on.
             key = spec.model_dump_json()
             if key not in names:
-                name, template = new_name(), new_name()
-                databases.enter_context(own_database(session_settings, template_database, template))
-                run_as_admin(session_settings, f"alter database {template} rename to {name}")
-                made = session_settings.model_copy(update={"warehouse_database": name})
+                made = databases.enter_context(own_database(session_settings, template_database))
                 with connect(made, "test") as conn:
                     create_relations(conn, spec)
-                run_as_admin(session_settings, f"alter database {name} rename to {template}")
-                names[key] = template, name
+                names[key] = made.warehouse_database
             return names[key]
 
-        yield names_of
+        yield name_of
 
 
 @pytest.fixture
@@ -160,13 +153,13 @@ def settings(
     request: pytest.FixtureRequest,
     session_settings: Settings,
     template_database: str,
-    parcel_templates: Callable[[ModelSpec], tuple[str, str]],
+    parcel_templates: Callable[[ModelSpec], str],
     spec: ModelSpec,
 ) -> Iterator[Settings]:
     """Return settings of a fresh database, with the model's relations if ``warehouse`` is used."""
     has_relations = "warehouse" in request.fixturenames
-    names = parcel_templates(spec) if has_relations else (template_database, "")
-    with own_database(session_settings, *names) as own:
+    template = parcel_templates(spec) if has_relations else template_database
+    with own_database(session_settings, template) as own:
         yield own
 
 

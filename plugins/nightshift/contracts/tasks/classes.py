@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
@@ -19,23 +19,6 @@ MAXIMUM_CLASS_LENGTH = 50
 CLASS_COLUMN = "predicted_class"
 RAW_COLUMN = "raw_score"
 CORRECT_COLUMN = "is_correct"
-CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
-    "training": {
-        "calibration": "auto",
-        "recipe": {
-            "linear": {"shares": [0.0]},
-            "level": {
-                "days": 0,
-                "mature_nights": 0,
-            },
-        },
-    },
-    "scoring": {
-        "carry_over": {"maximum_age_days": 0},
-        "interval": None,
-    },
-}
-"""By part of the spec: what is off for classes unless it is declared, which is refused in words."""
 
 
 def class_columns(classes: Iterable[str]) -> dict[str, str]:

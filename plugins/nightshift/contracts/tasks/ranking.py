@@ -18,23 +18,6 @@ RANK_COLUMN = "rank"
 TOP_COLUMN = "is_top_k"
 RANK_TYPES = {RANK_COLUMN: "integer", TOP_COLUMN: "boolean"}
 """Columns that only predictions of a ranking have, with their types, in order."""
-RANKING_DEFAULTS: dict[str, dict[str, Any]] = {
-    "training": {
-        "calibration": "none",
-        "recipe": {
-            "linear": {"shares": [0.0]},
-            "level": {
-                "days": 0,
-                "mature_nights": 0,
-            },
-        },
-    },
-    "scoring": {
-        "carry_over": {"maximum_age_days": 0},
-        "interval": None,
-    },
-}
-"""By part of the spec: what is off for a ranking unless it is declared, which is refused."""
 
 
 def with_shown_group(document: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from nightshift.contracts.metrics import Task
-from nightshift.contracts.tasks.classes import CLASS_DEFAULTS, check_classes, class_problems
+from nightshift.contracts.tasks.classes import check_classes, class_problems
 from nightshift.contracts.tasks.ranking import (
     DEFAULT_TOP_K,
-    RANKING_DEFAULTS,
     ranking_problems,
     with_shown_group,
 )
@@ -21,10 +20,24 @@ from nightshift.contracts.tasks.ranking import (
 if TYPE_CHECKING:
     from nightshift.contracts.model_spec import ModelSpec
 
-_DEFAULTS = {
-    Task.MULTICLASS.value: CLASS_DEFAULTS,
-    Task.RANKING.value: RANKING_DEFAULTS,
+_DEFAULTS: dict[str, Any] = {
+    "training": {
+        "recipe": {
+            "linear": {"shares": [0.0]},
+            "level": {"days": 0, "mature_nights": 0},
+        },
+    },
+    "scoring": {
+        "carry_over": {"maximum_age_days": 0},
+        "interval": None,
+    },
 }
+"""By part of the spec: what is off where a prediction is no single number with a unit."""
+_CALIBRATIONS = {
+    Task.MULTICLASS.value: "auto",
+    Task.RANKING.value: "none",
+}
+"""By task without such a number: its calibration unless one is declared."""
 
 
 def with_task_defaults(document: object) -> object:
@@ -37,10 +50,15 @@ def with_task_defaults(document: object) -> object:
         return document
     task = str(document.get("task"))
     completed = dict(document)
-    for part, defaults in _DEFAULTS.get(task, {}).items():
+    if task not in _CALIBRATIONS:
+        return completed
+    for part, defaults in _DEFAULTS.items():
         declared = completed.get(part)
         if isinstance(declared, Mapping):
             completed[part] = _merged(defaults, declared)
+    training = completed.get("training")
+    if isinstance(training, Mapping):
+        completed["training"] = {"calibration": _CALIBRATIONS[task], **training}
     if task == Task.RANKING:
         return with_shown_group(completed)
     return completed
