@@ -276,12 +276,16 @@ def _create_database(
     _close_database(connection, database)
 
 
-def _close_database(connection: psycopg.Connection[tuple[object, ...]], database: str) -> None:
+def _close_database(
+    connection: psycopg.Connection[tuple[object, ...]],
+    database: str,
+) -> None:
     from psycopg import sql
 
     # By default every role may connect to every database.
     revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC")
-    connection.execute(revoke.format(sql.Identifier(database)))
+    name = sql.Identifier(database)
+    connection.execute(revoke.format(name))
 
 
 def _forget_foreign_pid(data: Path) -> None:
