@@ -65,35 +65,54 @@ def _seal(kernel: Any) -> None:  # noqa: ANN401  (numba's dispatcher)
     from numba.core.caching import IndexDataCacheFile
 
     class SealedCacheFile(IndexDataCacheFile):  # type: ignore[misc]  # numba has no types
-        """Numba's index and data file, each with its digest; a damaged one is compiled again."""
+        """Numba's index and data file, each with its digest; what cannot be used is made again."""
 
         def _load_index(self) -> dict[Any, str]:
-            content = sealed_file.read(Path(self._index_path))
-            if content is None:
-                return {}
-            # Our own file: its digest is right.
-            version, stamp, overloads = pickle.loads(content)  # noqa: S301
-            is_current = (version, stamp) == (self._version, self._source_stamp)
-            return dict(overloads) if is_current else {}
+            current = (self._version, self._source_stamp)
+            version, stamp, overloads = _unpickled(Path(self._index_path)) or (None, None, {})
+            return dict(overloads) if (version, stamp) == current else {}
 
         def _save_index(self, overloads: dict[Any, str]) -> None:
             index = self._dump((self._version, self._source_stamp, overloads))
-            sealed_file.write(Path(self._index_path), index)
+            _write(Path(self._index_path), index)
 
         def _load_data(self, name: str) -> Any:  # noqa: ANN401  (what numba has cached)
-            content = sealed_file.read(Path(self._data_path(name)))
+            content = _unpickled(Path(self._data_path(name)))
             if content is None:
                 raise FileNotFoundError(name)  # numba then compiles
-            return pickle.loads(content)  # noqa: S301  (as above)
+            return content
 
         def _save_data(self, name: str, data: object) -> None:
-            sealed_file.write(Path(self._data_path(name)), self._dump(data))
+            _write(Path(self._data_path(name)), self._dump(data))
 
     # ruff: noqa: SLF001  (numba offers no other way)
     own_cache = kernel._cache
     files = own_cache._cache_file
     base = files._index_name.removesuffix(".nbi")
     own_cache._cache_file = SealedCacheFile(files._cache_path, base, files._source_stamp)
+
+
+def _unpickled(path: Path) -> Any:  # noqa: ANN401  (what numba has cached)
+    """Return the object in a sealed file; None for a file that is of no use."""
+    content = sealed_file.read(path)
+    if content is None:
+        return None
+    try:
+        # Our own file: its digest is right.
+        return pickle.loads(content)  # noqa: S301
+    except Exception as error:  # noqa: BLE001
+        # Another release of numba wrote it, whose classes this one may not have.
+        logger.warning("%s cannot be read (%s); its content is made again.", path, error)
+        return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a sealed file; without it each process compiles for itself."""
+    try:
+        sealed_file.write(path, content)
+    except OSError as error:
+        # A full disk must not end a scoring: the machine code is in memory.
+        logger.warning("%s cannot be written: %s", path, error.strerror)
 
 
 def c_function(library: Path | None, name: str, result: str, *arguments: str) -> Callable[..., Any]:

@@ -15,9 +15,9 @@ MARKER_TEXT = (
 OWN_NAMES = frozenset(
     {
         ".replay_clock.partial", "admin-env", "airflow", "binned_rows", "checkpoints", "dbt",
-        "drops", "env", "kernels", "logs", "policy_backtest", "ports.json", "ports.lock",
-        "ports.partial", "postgres", "private-root", "programs", "replay_clock", "run", "s3",
-        "secrets",
+        "drops", "env", "kernels", "logs", "metrics-token", "notices", "policy_backtest",
+        "ports.json", "ports.lock", "ports.partial", "postgres", "private-root", "programs",
+        "replay_clock", "run", "s3", "secrets",
     }
 )  # fmt: skip
 """What stages and servers write into a home; a worker's home has some of it before any `up`."""

@@ -13,6 +13,7 @@ import yaml
 from nightshift.settings import PROJECT_ROOT
 from nightshift_local.servers.airflow_settings import QUIET_VENDORS, pools_document
 from nightshift_local.servers.mlflow_app import PASSWORD_VARIABLE
+from nightshift_local.servers.postgres import SERVER_DATABASES
 
 DOCKER = PROJECT_ROOT / "docker"
 COMPOSE = (DOCKER / "compose.yaml").read_text(encoding="utf-8")
@@ -144,6 +145,11 @@ def test_env_example_names_exactly_the_secrets_that_compose_demands_and_holds_no
     ]
     assert {line.removesuffix("=") for line in lines} == demanded
     assert all(line.endswith("=") for line in lines)
+
+
+def test_no_database_of_postgresql_itself_is_open_to_every_role():
+    script = (DOCKER / "postgres-init.sh").read_text(encoding="utf-8")
+    assert f"revoke all on database {', '.join(SERVER_DATABASES)} from public;" in script
 
 
 def test_pools_are_those_of_the_local_airflow():

@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from nightshift import sealed_file
 from nightshift.settings import PROJECT_ROOT
 
 LOOP = """
@@ -21,8 +22,11 @@ def add_up(values, factor):
     return total
 """
 CALL = """
-import sys
+import resource, sys
 sys.path.insert(0, sys.argv[1])
+if len(sys.argv) > 2:
+    # As on a full disk: no file may grow beyond so many bytes.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 import numpy as np
 from loop import add_up
 from nightshift.kernels import jit
@@ -38,11 +42,12 @@ def call(tmp_path):
     environment = {
         "PYTHONPATH": str(PROJECT_ROOT / "plugins"),
         "NUMBA_CACHE_DIR": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
         "PATH": os.environ["PATH"],
     }
 
-    def run() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", CALL, str(tmp_path)]
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", CALL, str(tmp_path), *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, env=environment, timeout=100, check=False
         )
@@ -58,6 +63,33 @@ def test_machine_code_is_kept_and_read_again(call):
 
     assert run().stdout == "9900.0\n"
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nb?")} == kept
+
+
+def test_kernel_runs_when_the_disk_has_no_space_for_its_machine_code(call):
+    run, folder = call
+    done = run("100")
+    assert (done.returncode, done.stdout) == (0, "9900.0\n"), done.stderr[-300:]
+    assert "cannot be written" in done.stderr
+    # What is left there hinders nobody later.
+    assert run().stdout == "9900.0\n"
+    assert len([path for path in folder.rglob("*.nb?") if path.stat().st_size > 100]) == 2
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+def test_machine_code_is_compiled_again_when_its_file_is_of_no_use(call, suffix):
+    run, folder = call
+    run()
+    (path,) = folder.rglob(f"*{suffix}")
+    # A class that another release of numba had.
+    sealed_file.write(path, b"cnumba.core.of_another_release\nThing\n.")
+    done = run()
+    assert (done.returncode, done.stdout) == (0, "9900.0\n"), done.stderr[-300:]
+
+    path.unlink()
+    path.mkdir()
+    done = run()
+    assert (done.returncode, done.stdout) == (0, "9900.0\n"), done.stderr[-300:]
 
 
 def _damage_and_run(call, seed: int, n: int) -> None:

@@ -30,6 +30,7 @@ from tests.chaos.scheduler.disturbance import (
     unpublished,
     wait_until_quiet,
 )
+from tests.ends_with_us import ENDS_WITH_US
 from tests.whole_night import NIGHT, Whole, open_whole
 
 from nightshift.warehouse.connection import connect
@@ -44,10 +45,6 @@ pytestmark = [
 
 LOOPBACK = "127.0.0.1"
 PREDICTIONS = "predictions/flight_delayed"
-
-
-ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
-"""A killed pytest takes its servers with it."""
 
 
 @dataclass

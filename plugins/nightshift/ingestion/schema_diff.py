@@ -23,9 +23,16 @@ from nightshift.contracts.reserved_names import RAW_COLUMNS, SYSTEM_COLUMNS
 from nightshift.ingestion.rows.cast import Reason, cast_texts
 from nightshift.quality.contract_check import SIMILARITY, check_names, is_other_type
 from nightshift.quality.contract_errors import accepted_form
-from nightshift.quality.files.file_blocks import read_first_rows, read_header, unread_columns
+from nightshift.quality.files.file_blocks import (
+    UnreadableFileError,
+    read_first_rows,
+    read_header,
+    unread_columns,
+)
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from nightshift.lake.drops import DropManifest
 
     Texts = Sequence[str | None]
@@ -108,8 +115,16 @@ def compare_schema(contract: DatasetContract, drop: DropManifest, data: bytes) -
     columns = contract.columns_for(drop.partition, drop.schema_version) or contract.columns
     expected = {column.delivered_name: column for column in columns}
     # Ingest takes a file with an unknown column of lists, and passes over it.
-    unread = unread_columns(data, drop.data_key, expected, contract.limits)
-    rows, is_complete = read_first_rows(data, drop.data_key, header, _COMPARED_BYTES, unread)
+    nested = unread_columns(data, drop.data_key, expected, contract.limits)
+    unread = dict.fromkeys(nested, "holds lists or structures, which no contract has")
+    try:
+        rows, is_complete = _read(data, drop, header, unread)
+    except UnreadableFileError:
+        # Nor does it read the values of any other column that the contract does not know.
+        known = [*expected, *unread]
+        unknown = [name for name in header if name not in known]
+        unread |= _illegible(data, drop, header, unknown)
+        rows, is_complete = _read(data, drop, header, unread)
     # A column that is there more than once has no values: nobody knows which one is meant.
     values: dict[str, Texts] = dict.fromkeys(header, ())
     values |= {name: rows[name].to_pylist() for name in rows.column_names}
@@ -141,6 +156,27 @@ def compare_schema(contract: DatasetContract, drop: DropManifest, data: bytes) -
     )
 
 
+def _read(
+    data: bytes, drop: DropManifest, header: Sequence[str], unread: Iterable[str]
+) -> tuple[pa.Table, bool]:
+    """Return the first rows of the columns that can be read, and whether these are all rows."""
+    return read_first_rows(data, drop.data_key, header, _COMPARED_BYTES, tuple(unread))
+
+
+def _illegible(
+    data: bytes, drop: DropManifest, header: Sequence[str], names: Iterable[str]
+) -> dict[str, str]:
+    """Return why the values of columns cannot be read, by name; without those that can be."""
+    reasons = {}
+    for name in names:
+        others = [other for other in header if other != name]
+        try:
+            _read(data, drop, header, others)
+        except UnreadableFileError as error:
+            reasons[name] = f"cannot be read: {error}"
+    return reasons
+
+
 def _find_renamed(
     missing: Mapping[str, Column],
     unknown: Sequence[str],
@@ -162,13 +198,13 @@ def _find_renamed(
     return renamed
 
 
-def _notes(header: Sequence[str], unread: Sequence[str]) -> tuple[str, ...]:
+def _notes(header: Sequence[str], unread: Mapping[str, str]) -> tuple[str, ...]:
     """Return sentences about missing and repeated names, and columns that nobody reads."""
     notes = [f"column {i} has no name" for i, name in enumerate(header, 1) if not name]
     for name, n_columns in Counter(header).items():
         if name and n_columns > 1:
             notes.append(f"{name} is delivered {n_columns} times")
-    notes += [f"{name} holds lists or structures, which no contract has" for name in unread]
+    notes += [f"{name} {reason}" for name, reason in unread.items()]
     return tuple(notes)
 
 

@@ -237,11 +237,8 @@ class BucketRequests:
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
-        failures: tuple[type[Exception], ...] = (
-            BotoCoreError,
-            ResponseParserError,
-            *broken_body_errors(),
-        )
+        failures: tuple[type[Exception], ...] = (BotoCoreError, ResponseParserError, RecursionError)
+        failures += broken_body_errors()
         try:
             yield
         except ClientError as error:
@@ -304,10 +301,12 @@ class BucketRequests:
                 got=str(error),
                 todo="Renew it there; one of your own authority needs AWS_CA_BUNDLE here.",
             )
+        # botocore asks again after each redirection, until Python stops it.
+        is_redirected = isinstance(error, RecursionError)
         may_be_full = verb == "write" and "(InternalError)" in str(error)
         return ObjectStoreError(
             f"Cannot {verb} {self.uri(key)}.",
-            got=str(error),
+            got="every request is redirected" if is_redirected else str(error),
             todo="Run `nightshift status`; check NIGHTSHIFT_S3_ENDPOINT_URL and the key's rights."
             f"{_FULL_DISK_HINT if may_be_full else ''} Retrying is safe.",
         )

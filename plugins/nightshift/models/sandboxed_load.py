@@ -6,6 +6,7 @@ overlook.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -47,6 +48,8 @@ MEMORY_BYTES = 1 << 30
 _MEMORY_PER_TEXT_BYTE = 20
 _DOUBLE_BYTES = 8
 _INHERITED = ("LD_LIBRARY_PATH", "TMPDIR")
+_NO_PROCESS = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+"""Why the system starts no further process; no fault of the model."""
 _TODO = "Load another version, or train again; nothing was loaded in this process."
 _proved: set[str] = set()
 """Digests of library and text that passed in this process: a model is proved once."""
@@ -165,6 +168,11 @@ def _run_with_patience(content: bytes) -> subprocess.CompletedProcess[bytes]:
                 timeout=seconds,
                 check=False,
             )
+        except OSError as error:
+            if error.errno not in _NO_PROCESS:
+                raise
+            # As long as a child would have had: other processes may end meanwhile.
+            time.sleep(seconds)
         except subprocess.TimeoutExpired:
             used = _seconds_of_children() - used_before
             # It had the processor and did not finish: the model is to blame, not the machine.
@@ -176,8 +184,9 @@ def _run_with_patience(content: bytes) -> subprocess.CompletedProcess[bytes]:
                 ) from None
     raise LoadTimeoutError(
         "The machine was too busy to load the model.",
-        expected=f"{STARVED_SECONDS:g} s of processor time within {sum(deadlines):g} s",
-        got="less",
+        expected=f"a child process with {STARVED_SECONDS:g} s of processor time within"
+        f" {sum(deadlines):g} s",
+        got="none, or one with less",
         todo="Rerun the task when the machine is less busy; no fault of the model is known.",
     )
 

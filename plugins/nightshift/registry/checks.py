@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
+from nightshift.resource_errors import translate_resource_errors
 from nightshift.training.statistics.confidence_intervals import Estimate
 
 if TYPE_CHECKING:
@@ -167,9 +168,11 @@ def _run_check(context: PromotionContext, family: str, check: Check) -> list[Cri
     import psycopg
 
     try:
-        result = check(context)
-        # A check of several parts is a generator: it runs, and may crash, here.
-        criteria = [result] if isinstance(result, Criterion) else list(result)
+        # A machine without memory or disk space is a passing trouble too.
+        with translate_resource_errors():
+            result = check(context)
+            # A check of several parts is a generator: it runs, and may crash, here.
+            criteria = [result] if isinstance(result, Criterion) else list(result)
     except NightshiftError as error:
         # A decision is final, so no passing trouble may be recorded as its reason.
         if error.is_retryable:

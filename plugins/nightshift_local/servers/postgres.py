@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NAME = "postgres"
 SUPERUSER = "postgres"
 DATABASE_OWNERS = {"warehouse": "nightshift", "airflow": "airflow", "mlflow": "mlflow"}
+SERVER_DATABASES = ("postgres", "template1")
 START_TIMEOUT_SECONDS = 60.0
 ORPHANS_TIMEOUT_SECONDS = 15.0
 NOT_STARTED = "PostgreSQL did not start."
@@ -212,7 +213,7 @@ class PostgresServer(Part):
 
     def _ensure_databases(self) -> None:
         """Create the roles and databases once; a killed first start is completed by the next."""
-        done = place_servers(self._home).root / NAME / "databases-created"
+        done = place_servers(self._home).root / NAME / "databases-closed"
         if done.exists():
             return
         import psycopg
@@ -223,6 +224,9 @@ class PostgresServer(Part):
                 _create_role(connection, role, self.password(role))
             for database, owner in DATABASE_OWNERS.items():
                 _create_database(connection, database, owner)
+            # An analyst has neither limits nor revoked functions in a database of the server's own.
+            for database in SERVER_DATABASES:
+                _close_database(connection, database)
             connection.execute("GRANT CONNECT ON DATABASE warehouse TO analyst")
             connection.execute("ALTER ROLE analyst SET default_transaction_read_only = on")
             connection.execute("ALTER ROLE analyst SET statement_timeout = '5min'")
@@ -269,8 +273,18 @@ def _create_database(
     if not connection.execute(query, [database]).fetchone():
         create = sql.SQL("CREATE DATABASE {} OWNER {}")
         connection.execute(create.format(name, sql.Identifier(owner)))
+    _close_database(connection, database)
+
+
+def _close_database(
+    connection: psycopg.Connection[tuple[object, ...]],
+    database: str,
+) -> None:
+    from psycopg import sql
+
     # By default every role may connect to every database.
     revoke = sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC")
+    name = sql.Identifier(database)
     connection.execute(revoke.format(name))
 
 

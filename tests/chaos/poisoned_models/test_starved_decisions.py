@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
+import os
 import subprocess
 from collections import Counter
 from random import Random
@@ -11,11 +13,12 @@ import pytest
 from tests.chaos.poisoned_models.conftest import make_rows, spec_of
 
 from nightshift.contracts.partitions import Partition
+from nightshift.errors import NightshiftError
 from nightshift.models import sandboxed_load
 from nightshift.models.sandboxed_load import LoadTimeoutError
 from nightshift.models.trained_model import TrainedModel
 from nightshift.registry import champions
-from nightshift.registry.checks import run_checks
+from nightshift.registry.checks import Criterion, run_checks
 from nightshift.registry.model_versions import ModelVersion
 from nightshift.registry.performance_checks import non_inferiority
 from nightshift.registry.promotion_context import PromotionContext
@@ -97,6 +100,44 @@ def test_the_gate_repeats_the_decision_instead_of_answering_without_the_champion
             {"non_inferiority": non_inferiority},
         )
     assert caught.value.is_retryable
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
+def test_a_machine_that_starts_no_process_leaves_the_decision_to_a_later_try(
+    models, monkeypatch, number
+):
+    def refuse(*_given, **_how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(sandboxed_load, "_proved", set())
+    monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", 0.01)
+    monkeypatch.setattr(sandboxed_load.subprocess, "run", refuse)
+    with pytest.raises(LoadTimeoutError, match="too busy") as caught:
+        run_checks(
+            judged(models["binary"].files, monkeypatch, spec_of("binary")),
+            {"non_inferiority": non_inferiority},
+        )
+    assert caught.value.is_retryable
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code"),
+    [
+        (MemoryError("Unable to allocate 3.2 GiB"), "NS-MEMORY-001"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "NS-MEMORY-001"),
+        (RuntimeError("can't start new thread"), "NS-MEMORY-001"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "NS-SPACE-001"),
+    ],
+)
+def test_no_decision_rests_on_a_machine_without_memory_or_space(trouble, code):
+    """A decision is final: the challenger would be refused for ever."""
+
+    def check(_context: PromotionContext) -> Criterion:
+        raise trouble
+
+    with pytest.raises(NightshiftError) as caught:
+        run_checks(None, {"non_inferiority": check})
+    assert (caught.value.code, caught.value.is_retryable) == (code, True)
 
 
 def test_children_that_really_run_out_of_time_leave_the_decision_to_a_later_try(

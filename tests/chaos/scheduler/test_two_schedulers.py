@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 from tests.chaos.scheduler.disturbance import contents, end_of, start, wait_until_quiet
+from tests.ends_with_us import ENDS_WITH_US
 from tests.whole_night import NIGHT, Whole
 
 from nightshift.warehouse.connection import connect
@@ -33,7 +34,7 @@ def second_scheduler(whole: Whole) -> Iterator[subprocess.Popen[bytes]]:
     """Run another scheduler on the same metadata."""
     launch = AirflowPart(whole.settings.home, "airflow-scheduler")._launch()
     process = subprocess.Popen(
-        launch.argv,
+        [*ENDS_WITH_US, *launch.argv],
         env={**os.environ, **launch.env},
         cwd=launch.cwd,
         stdout=subprocess.DEVNULL,

@@ -1,7 +1,9 @@
 """The object store: written once, read verified, retried where botocore does not."""
 
 import io
+import threading
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -146,6 +148,33 @@ def test_every_call_gives_our_error_when_the_server_is_away(settings):
     secret = settings.s3_secret_access_key.get_secret_value()
     assert secret
     assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_every_call_gives_our_error_when_a_proxy_redirects_each_request(settings, status):
+    """As one that leads from http to https does: the store itself never answers."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Location", self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_PUT = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """Write nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        store = ObjectStore.open(settings.model_copy(update={"s3_endpoint_url": address}))
+        for ask in (lambda: store.get("a"), lambda: store.exists("a"), lambda: store.put("a", b"")):
+            with pytest.raises(ObjectStoreError, match="NS-LAKE-001") as caught:
+                ask()
+            assert caught.value.got == "every request is redirected"
+        server.shutdown()
 
 
 def test_a_bucket_that_does_not_exist_is_named_and_not_the_object(store):

@@ -22,6 +22,7 @@ import psutil
 import psycopg
 import pytest
 import yaml
+from tests.ends_with_us import ENDS_WITH_US
 from tests.integration.local.listeners import COMPOSE_FILE, MLFLOW, local_listeners, page
 from tests.integration.local.stranger import (
     UID,
@@ -140,7 +141,11 @@ def test_attempts_are_noticed_when_a_listener_is_open():
     with tempfile.TemporaryDirectory() as folder:
         argv = [sys.executable, "-u", "-m", "http.server", "--bind", LOOPBACK, "0"]
         with subprocess.Popen(
-            argv, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [*ENDS_WITH_US, *argv],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         ) as server:
             port = int(server.stdout.readline().split(" port ")[1].split()[0])
             Path(folder, "metrics").write_text("a number")
@@ -318,7 +323,12 @@ def test_object_server_of_compose_opens_its_gateway_only(tmp_path):
     argv = [*service["command"][:-1], script]
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(
-            argv, env=environment, cwd=tmp_path / "data", stdout=log, stderr=log, process_group=0
+            [*ENDS_WITH_US, *argv],
+            env=environment,
+            cwd=tmp_path / "data",
+            stdout=log,
+            stderr=log,
+            process_group=0,
         )
     try:
         assert _answers(f"http://{NETWORK_ADDRESS}:{port}/healthz"), (tmp_path / "log").read_text()[

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.ends_with_us import ENDS_WITH_US
 from tests.integration.local.listeners import METRICS
 from tests.integration.local.stranger import as_stranger, attempt
 from tests.integration.metrics.world import MODEL, make_world
@@ -107,7 +108,9 @@ def target(settings, conn, tmp_path):
     }
     argv = [sys.executable, "-m", "nightshift.cli", "metrics", "--port", str(port),
             "--at", "2013-03-05T09:30+00:00"]  # fmt: skip
-    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        [*ENDS_WITH_US, *argv], env=environment, stdout=subprocess.PIPE, text=True
+    ) as server:
         assert "http://127.0.0.1" in server.stdout.readline()
         yield f"127.0.0.1:{port}"
         server.send_signal(signal.SIGTERM)
@@ -158,7 +161,9 @@ def running_prometheus(folder: Path, target: str):
         "prometheus", f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}",
     ]  # fmt: skip
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen(
+        [*ENDS_WITH_US, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
         try:
             yield f"http://127.0.0.1:{port}"
         finally:

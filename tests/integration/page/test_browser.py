@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.ends_with_us import ENDS_WITH_US
 from tests.integration.page.conftest import pages_of
 
 from nightshift.settings import PROJECT_ROOT
@@ -49,7 +50,11 @@ def served(settings_of_year, tmp_path_factory):
     }
     argv = [sys.executable, "-m", "nightshift.cli", "page"]
     with subprocess.Popen(
-        argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [*ENDS_WITH_US, *argv],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as server:
         line = server.stdout.readline()
         url, path = re.fullmatch(

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 from psycopg import Connection, errors, sql
+from tests.databases import own_database, run_as_admin
 from tests.integration.scoring.conftest import make_spec
 
 from nightshift.cli.services.migrate import as_admin
@@ -124,10 +125,32 @@ def test_a_login_has_so_many_connections_and_the_owner_still_has_one(settings, l
             assert own.execute("select 1").fetchone() == (1,)
 
 
+@pytest.mark.parametrize("database", ["postgres", "template1"])
+def test_no_login_of_an_analyst_reaches_a_database_without_limits(settings, login, database):
+    """Messages, temporary tables and time would have no limit there, and fill the same disk."""
+    with pytest.raises(psycopg.OperationalError, match="CONNECT privilege"):
+        session(settings.model_copy(update={"warehouse_database": database}), login)
+
+
+def test_another_database_is_reported_until_analysts_may_not_connect_to_it(settings, admin):
+    apply_grants(admin)
+    with own_database(settings) as other:
+
+        def is_open() -> bool:
+            open_databases = [gap for gap in gaps(admin) if "may connect" in gap]
+            return any(other.warehouse_database in gap for gap in open_databases)
+
+        assert is_open()
+        run_as_admin(settings, f"revoke connect on database {other.warehouse_database} from public")
+        assert not is_open()
+
+
 def test_a_member_made_by_hand_is_reported_until_it_has_limits(admin, member):
     assert any(member in gap for gap in gaps(admin))
     apply_grants(admin)
-    assert [gap for gap in gaps(admin) if member in gap or ANALYST in gap] == []
+    # Databases of other tests are open.
+    missing = [gap for gap in gaps(admin) if "may connect" not in gap]
+    assert [gap for gap in missing if member in gap or ANALYST in gap] == []
 
 
 def test_the_owner_keeps_its_locks_and_gets_no_limit(settings, conn, admin, login):

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import io
+import re
 
 import pyarrow as pa
 import pytest
@@ -139,6 +140,35 @@ def test_parquet_may_have_a_name_twice_too():
     assert describe(diff) == ["! amount is delivered 2 times"]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_an_unknown_column_that_is_no_text_is_a_note_and_one_of_the_contract_is_not(suffix):
+    """Ingest passes over it: asking upstream for another file would be the wrong advice."""
+
+    def file(**odd: list[bytes | None]) -> bytes:
+        times = ["2013-09-05 10:00", "2013-09-05 11:00"]
+        known = {"id": ["1", "2"], "sold_at": times, "amount": [2.5, 3.5]}
+        table = pa.table({**known, "coupon": ["true", "false"], "extra": ["a", "b"], **odd})
+        if suffix == ".parquet":
+            buffer = io.BytesIO()
+            parquet.write_table(table, buffer)
+            return buffer.getvalue()
+        rows = zip(*table.to_pydict().values(), strict=True)
+        lines = [b",".join(_as_bytes(cell) for cell in row) for row in rows]
+        return b"\n".join([",".join(table.column_names).encode(), *lines, b""])
+
+    diff = compare_schema(CONTRACT, drop_of(2, suffix), file(note=[b"caf\xe9", b"tea"]))
+    (note,) = diff.notes
+    assert re.match("note cannot be read: .*(UTF-8|UTF8)", note), note
+    assert diff.added == {"extra": "text"}
+    assert (diff.removed, diff.retyped) == ((), {})
+    with pytest.raises(UnreadableFileError):
+        compare_schema(CONTRACT, drop_of(2, suffix), file(id=[b"caf\xe9", b"tea"]))
+
+
+def _as_bytes(cell: object) -> bytes:
+    return cell if isinstance(cell, bytes) else str(cell).encode()
+
+
 def test_an_unknown_column_of_lists_is_a_note_and_one_of_the_contract_is_not():
     values = {"id": ["1"], "sold_at": ["2013-09-05 10:00"], "amount": [2.5], "coupon": [True]}
 
@@ -185,7 +215,7 @@ def test_only_the_first_rows_of_a_large_file_are_compared():
     [
         (HEADER, ["1;2;3"] * 20_000, "malformed_rows"),
         (",".join(f"c{i}" for i in range(2_000)), [], "columns"),
-        ("", ["1,2"], "it is empty"),
+        ("", ["1,2"], "its first line is blank"),
     ],
     ids=["malformed rows", "columns", "an empty line"],
 )

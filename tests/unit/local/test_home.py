@@ -7,7 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from nightshift.cli.app import app
+from nightshift.cli.operations import metrics
 from nightshift.errors import ServiceError
+from nightshift.notices import outage
 from nightshift_local import placement
 from nightshift_local.home import MARKER, check_deletable, is_home
 from nightshift_local.placement import prepare_home, remove_placed_files
@@ -48,6 +50,14 @@ def test_home_of_an_older_version_is_adopted_when_it_holds_nothing_else(tmp_path
     for name in ("run", "logs", "secrets", "postgres"):
         (tmp_path / name).mkdir()
     (tmp_path / "env").touch()
+    assert is_home(prepare_home(tmp_path))
+
+
+def test_home_of_a_worker_is_adopted_with_what_its_commands_have_written(tmp_path):
+    """Without it `nightshift status` and `page` would refuse to run on that machine."""
+    for name in ("binned_rows", "checkpoints", "dbt", "drops", "kernels", "logs", outage.FOLDER):
+        (tmp_path / name).mkdir()
+    (tmp_path / metrics.TOKEN_FILE).touch()
     assert is_home(prepare_home(tmp_path))
 
 

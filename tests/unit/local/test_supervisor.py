@@ -87,6 +87,33 @@ def test_part_is_restarted_when_it_stays_unhealthy(watch):
     assert watch(1).n_starts == 2
 
 
+def test_part_gets_more_time_when_a_restart_did_not_help(watch):
+    """On a busy machine a start may take longer than the limit: it must come to its end."""
+
+    def seconds_until_stopped():
+        n_stops, seconds = watch.part.n_stops, 0
+        while watch.part.n_stops == n_stops:
+            watch(10)
+            seconds += 10
+        return seconds
+
+    watch(0)
+    watch.part.is_well = False
+    waits = [seconds_until_stopped() for _ in range(6)]
+    assert 60 < waits[0] < 100
+    assert 120 < waits[1] < 160
+    assert 240 < waits[2] < 290
+    # It is never given up: eight limits, and the pause before a start.
+    assert 480 < waits[-1] < 600
+
+    # What has answered has its usual limit again.
+    watch(70)
+    watch.part.is_well = True
+    watch(20)
+    watch.part.is_well = False
+    assert 60 < seconds_until_stopped() < 100
+
+
 def test_part_is_left_alone_when_it_has_no_limit(watch):
     watch.part.unhealthy_limit_seconds = None
     watch(0)

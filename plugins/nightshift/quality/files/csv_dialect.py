@@ -49,7 +49,7 @@ class DialectError(ValueError):
 
 
 def split_header(head: bytes) -> list[str]:
-    """Return the names in the first line of a file; none of an empty line.
+    """Return the names in the first line of a file; none of an empty file.
 
     Args:
         head: The beginning of the file, its first line in full.
@@ -61,8 +61,13 @@ def split_header(head: bytes) -> list[str]:
     if encoding:
         raise DialectError(f"it is {encoding}, not UTF-8")
     line = head[: head.find(b"\n") + 1 or len(head)]
+    # What a program writes that has CRLF written in the text mode of Windows.
+    if line.endswith(b"\r\r\n"):
+        raise DialectError("a line of it ends with CR CR LF, not with LF or CRLF")
     if _has_lone_cr(line):
         raise DialectError("a line of it ends with CR, not with LF or CRLF")
+    if line.removeprefix(codecs.BOM_UTF8) in _BLANK:
+        raise DialectError("its first line is blank, and not the names of its columns")
     try:
         text = line.decode("utf-8-sig")
     except UnicodeDecodeError:

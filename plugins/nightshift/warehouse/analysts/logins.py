@@ -167,6 +167,10 @@ def gaps(conn: Connection) -> list[str]:
     open_functions = [name for (name,) in conn.execute(_OPEN_FUNCTIONS, [ANALYST])]
     if open_functions:
         problems.append(f"{ANALYST} may execute {', '.join(open_functions)}")
+    open_databases = [name for (name,) in conn.execute(_OPEN_DATABASES, [ANALYST])]
+    if open_databases:
+        names = ", ".join(open_databases)
+        problems.append(f"{ANALYST} may connect to {names} of this server, without any limit")
     row = conn.execute(_SLOTS).fetchone()
     n_readers = sum(max(login.max_connections, 0) for login in analysts)
     if row:
@@ -204,6 +208,12 @@ join pg_roles a on a.rolname = %s
 where p.pronamespace = 'pg_catalog'::regnamespace
     and (p.proname ~ '^pg_(try_)?advisory_' or p.proname = 'pg_logical_emit_message')
     and has_function_privilege(a.oid, p.oid, 'execute')
+order by 1
+"""
+_OPEN_DATABASES = """
+select d.datname from pg_database d
+where d.datallowconn and d.datname <> current_database()
+    and has_database_privilege(%s, d.oid, 'connect')
 order by 1
 """
 _SLOTS = """
