@@ -233,6 +233,16 @@ def test_pages_have_no_old_words(page: Path) -> None:
     assert problems == []
 
 
+def test_a_class_name_stands_for_one_thing() -> None:
+    modules: dict[str, list[str]] = {}
+    for path in sorted(LIBRARY.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                modules.setdefault(node.name, []).append(where(path, node.lineno))
+    assert len(modules) > 300  # the library was read
+    assert {name: lines for name, lines in modules.items() if len(lines) > 1} == {}
+
+
 def test_an_old_word_is_named_with_its_replacement(tmp_path: Path) -> None:
     module = tmp_path / "sweep.py"
     module.write_text(
