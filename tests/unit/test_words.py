@@ -137,6 +137,7 @@ PHRASES = {
     r"told by": "notified via",
     r"yardstick": "drift reference",
 }
+CLASS = re.compile(r" *class (\w+)[(:]")
 PATTERN = re.compile(rf"\b({'|'.join(PHRASES)})\b", re.IGNORECASE)
 
 
@@ -236,9 +237,9 @@ def test_pages_have_no_old_words(page: Path) -> None:
 def test_a_class_name_stands_for_one_thing() -> None:
     modules: dict[str, list[str]] = {}
     for path in sorted(LIBRARY.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef):
-                modules.setdefault(node.name, []).append(where(path, node.lineno))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if name := CLASS.match(line):
+                modules.setdefault(name[1], []).append(where(path, number))
     assert len(modules) > 300  # the library was read
     assert {name: lines for name, lines in modules.items() if len(lines) > 1} == {}
 
