@@ -41,7 +41,7 @@ from nightshift_local.local_env import read_env
 from nightshift_local.watchdog import ends_with_us
 
 if TYPE_CHECKING:
-    from nightshift.cli.operations.critical_path import Step
+    from nightshift.cli.operations.critical_path import PathTask
 
 LONGEST_SECONDS = 45
 FIRST_DAY, LAST_DAY = "2013-01-01", "2013-02-03"
@@ -129,7 +129,7 @@ def run(env: dict[str, str], *arguments: str) -> None:
         sys.exit(done.stdout[-3000:] + done.stderr[-3000:])
 
 
-def run_nights(home: Path, n_empty: int) -> list[list[Step]]:
+def run_nights(home: Path, n_empty: int) -> list[list[PathTask]]:
     """Run one usual night and some empty ones; return the critical path of each empty one."""
     os.environ |= read_env(home)
     settings, api = load_settings(), AirflowApi.local(home)

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from examples.flights.airflow_run import PartitionTiming, run_partition
 
-from nightshift.cli.operations.critical_path import Step, find_path
+from nightshift.cli.operations.critical_path import PathTask, find_path
 from nightshift.contracts.model_spec import load_specs
 from nightshift.settings import PROJECT_ROOT, Settings
 from nightshift_local.airflow_api import AirflowApi, DagRun
@@ -80,7 +80,7 @@ class Whole:
     settings: Settings
     api: AirflowApi
     night: PartitionTiming
-    path: Sequence[Step]
+    path: Sequence[PathTask]
 
     @contextmanager
     def inject(self, code: str) -> Iterator[None]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from examples.flights.stopwatch import Stopwatch
     from nightshift.backtest.policy_backtest import PolicyBacktest
     from nightshift.backtest.policy_results import PolicyResult
-    from nightshift.training.statistics.confidence_intervals import Estimate
+    from nightshift.training.statistics.confidence_intervals import BoundedEstimate
 
 _ABOUT = """\
 Upstream is replayed on its virtual clock, without Airflow: every night sees the features and the
@@ -154,5 +154,5 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _gain(gain: Estimate) -> str:
+def _gain(gain: BoundedEstimate) -> str:
     return f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"

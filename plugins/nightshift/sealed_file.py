@@ -7,10 +7,10 @@ never read; its owner makes the content again.
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from hashlib import sha256
 from pathlib import Path
+
+from nightshift.atomic_file import replacing, write_through
 
 logger = logging.getLogger(__name__)
 
@@ -25,19 +25,10 @@ def write(path: Path, content: bytes) -> None:
         OSError: It cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as draft:
-        try:
-            digest = _digest(path, content)
-            draft.write(digest + b"\n" + content)
-            draft.flush()
-            # Otherwise the rename may reach the disk before the content.
-            os.fsync(draft.fileno())
-            Path(draft.name).replace(path)
-        except BaseException:
-            Path(draft.name).unlink(missing_ok=True)
-            raise
+    digest = _digest(path, content)
+    with replacing(path) as draft:
+        draft.write_bytes(digest + b"\n" + content)
+        write_through(draft)
 
 
 def read(path: Path) -> bytes | None:

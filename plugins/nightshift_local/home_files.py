@@ -8,17 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nightshift.atomic_file import replacing
+
 
 def write_private(path: Path, text: str) -> None:
     """Replace a file (mode 0600) in one step: a reader sees the old or the new content."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    # A killed process may have had our pid.
-    partial.unlink(missing_ok=True)
-    # O_EXCL: nobody else has prepared a file, or a link, of this name.
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    partial.replace(path)
+    with replacing(path, mode=0o600) as draft:
+        draft.write_text(text)
 
 
 def open_lock(path: Path) -> int:

@@ -44,7 +44,7 @@ def test_the_old_file_stands_when_the_new_one_cannot_be_written(tmp_path, monkey
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sealed_file.os, "fsync", full)
+    monkeypatch.setattr("nightshift.atomic_file.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         sealed_file.write(path, b"new")
     assert sealed_file.read(path) == b"old"

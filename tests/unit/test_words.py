@@ -137,6 +137,7 @@ PHRASES = {
     r"told by": "notified via",
     r"yardstick": "drift reference",
 }
+CLASS = re.compile(r" *class (\w+)[(:]")
 PATTERN = re.compile(rf"\b({'|'.join(PHRASES)})\b", re.IGNORECASE)
 
 
@@ -231,6 +232,16 @@ def test_modules_of_the_library_have_no_old_names(path: Path) -> None:
 def test_pages_have_no_old_words(page: Path) -> None:
     problems = list(old_phrases(page))
     assert problems == []
+
+
+def test_a_class_name_stands_for_one_thing() -> None:
+    modules: dict[str, list[str]] = {}
+    for path in sorted(LIBRARY.rglob("*.py")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if name := CLASS.match(line):
+                modules.setdefault(name[1], []).append(where(path, number))
+    assert len(modules) > 300  # the library was read
+    assert {name: lines for name, lines in modules.items() if len(lines) > 1} == {}
 
 
 def test_an_old_word_is_named_with_its_replacement(tmp_path: Path) -> None:

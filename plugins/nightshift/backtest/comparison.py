@@ -16,7 +16,7 @@ from nightshift.training.evaluation import measure
 from nightshift.training.statistics.block_bootstrap import Days, Statistic, draw_days, statistic
 from nightshift.training.statistics.confidence_intervals import (
     N_DRAWS,
-    Estimate,
+    BoundedEstimate,
     difference,
     estimate,
 )
@@ -119,7 +119,7 @@ class Comparison:
         """Reduce predictions to what can be drawn by day, once for all comparisons."""
         return {name: statistic(name, self.label, predictions, self.days) for name in metrics}
 
-    def gains(self, first: Statistics, second: Statistics) -> dict[str, Estimate]:
+    def gains(self, first: Statistics, second: Statistics) -> dict[str, BoundedEstimate]:
         """Estimate by how much the first is better, paired by row, in the metric's unit."""
         confidence = self.spec.promotion.confidence
         gains = {}

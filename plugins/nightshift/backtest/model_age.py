@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nightshift.backtest.comparison import Metrics
     from nightshift.backtest.nightly_models import NightlyModels
     from nightshift.training.statistics.block_bootstrap import Statistic
-    from nightshift.training.statistics.confidence_intervals import Estimate
+    from nightshift.training.statistics.confidence_intervals import BoundedEstimate
 
 AGES = (1, 3, 7, 14, 30)
 """Days between the training partition and the scored one; 1 is the freshest model possible."""
@@ -37,7 +37,7 @@ class AgeResult:
 
     days: int
     values: Metrics
-    gains: dict[str, Estimate]
+    gains: dict[str, BoundedEstimate]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def compare_ages(
         predictions = joined(parts)
         statistics = comparison.statistics(predictions, estimated)
         # The first age is the freshest: older models are compared with it.
-        gains: dict[str, Estimate] = {}
+        gains: dict[str, BoundedEstimate] = {}
         if results:
             gains = comparison.gains(statistics, freshest)
         else:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nightshift.models.predictions import Predictions
-    from nightshift.training.holdout import Training
+    from nightshift.training.holdout import TrainingResult
     from nightshift.training.splits import Split
 
 _PLAIN_FIELDS = ("text", "model", "calibration", "threshold", "metrics", "training")
@@ -189,7 +189,7 @@ class SharedModels:
         return NightlyModels(spec, _mapped(self.rows), self.folder)
 
 
-def train_as_of(spec: ModelSpec, rows: pa.Table, day: dt.date) -> Training:
+def train_as_of(spec: ModelSpec, rows: pa.Table, day: dt.date) -> TrainingResult:
     """Train as the run of that day would: its window, its split, its hold-out metrics.
 
     Slices, folds and the monitor's profile are left out.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nightshift.contracts.partitions import PartitionRange
     from nightshift.models.predictions import Predictions
     from nightshift.training.statistics.block_bootstrap import Statistic
-    from nightshift.training.statistics.confidence_intervals import Estimate
+    from nightshift.training.statistics.confidence_intervals import BoundedEstimate
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PolicyResult:
     mean_age_days: float
     values: Metrics
     by_month: dict[dt.date, Metrics]
-    gains: dict[str, Estimate]
+    gains: dict[str, BoundedEstimate]
 
     @property
     def policy(self) -> Policy:
@@ -113,7 +113,7 @@ class PolicyScoring:
             values[first_day] = comparison.values(of_month, self.metrics)
         return values
 
-    def _gains(self, run: PolicyRun, predictions: Predictions) -> dict[str, Estimate]:
+    def _gains(self, run: PolicyRun, predictions: Predictions) -> dict[str, BoundedEstimate]:
         """Estimate the gains on ``never``; empty for itself."""
         estimated = estimated_metrics(self.models.spec)
         statistics = self.comparison.statistics(predictions, estimated)

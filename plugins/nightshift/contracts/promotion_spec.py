@@ -51,7 +51,7 @@ class Fairness(Frozen):
     maximum_calibration_gap: Ratio = 0.1
 
 
-class Canary(Frozen):
+class CanarySpec(Frozen):
     """A share of the entities that gets a challenger's predictions before anything is proved.
 
     Source: docs/adr/0055-canary.md.
@@ -134,7 +134,7 @@ class Promotion(Frozen):
     non_inferiority_margin: Margin | None = None
     superiority_probability: float = Field(default=0.95, gt=0.5, lt=1)
     shadow_versions: tuple[PositiveInt, ...] = ()
-    canary: Canary = Canary()
+    canary: CanarySpec = CanarySpec()
     stale_after_days: PositiveDays | None = 28
     minimum_stream_days: Days = Field(default=28, ge=14)
     minimum_gain_over_baseline: float = 0.0

@@ -20,7 +20,7 @@ MAX_SNOOZE = dt.timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class Act:
+class IncidentAct:
     """Who decides, and why."""
 
     actor: str
@@ -41,7 +41,7 @@ def acknowledge(conn: Connection, incident_id: int, actor: str, reason: str) -> 
         ActRefusedError: Actor or reason is empty.
     """
     change = "acknowledged_at = clock_timestamp(), acknowledged_by = %(actor)s"
-    return _act(conn, incident_id, "acknowledged", change, Act(actor, reason))
+    return _act(conn, incident_id, "acknowledged", change, IncidentAct(actor, reason))
 
 
 def snooze(
@@ -61,7 +61,7 @@ def snooze(
             todo="Give a shorter time; snooze it again when it is over.",
         )
     change = "snoozed_until = clock_timestamp() + %(duration)s::interval, snoozed_by = %(actor)s"
-    return _act(conn, incident_id, "snoozed", change, Act(actor, reason), duration)
+    return _act(conn, incident_id, "snoozed", change, IncidentAct(actor, reason), duration)
 
 
 def wake(conn: Connection, incident_id: int, actor: str, reason: str) -> Incident:
@@ -74,7 +74,7 @@ def wake(conn: Connection, incident_id: int, actor: str, reason: str) -> Inciden
     change = (
         "snoozed_until = null, snoozed_by = null, acknowledged_at = null, acknowledged_by = null"
     )
-    return _act(conn, incident_id, "woken", change, Act(actor, reason))
+    return _act(conn, incident_id, "woken", change, IncidentAct(actor, reason))
 
 
 def _act(
@@ -82,7 +82,7 @@ def _act(
     incident_id: int,
     event: Event,
     change: str,
-    act: Act,
+    act: IncidentAct,
     duration: dt.timedelta | None = None,
 ) -> Incident:
     actor, reason = act.actor, act.reason.strip()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
+from nightshift.atomic_file import replacing
 from nightshift.failpoints import Failpoint, hit
 from nightshift.lake.object_errors import (
     ObjectConflictError,
@@ -33,7 +34,6 @@ from nightshift.lake.transfer import (
     TransitError,
     UnansweredError,
     chunks_of,
-    complete_file,
     digest_of,
     receive,
     size_of,
@@ -177,7 +177,7 @@ class ObjectStore:
         """
         with (
             translate_resource_errors(),
-            complete_file(path) as partial,
+            replacing(path) as partial,
             stage("transfer") as known,
         ):
             self._retry("read", key, self._read_into, key, partial, sha256)

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -125,17 +124,6 @@ def call_within(seconds: float, request: Callable[[], Answer]) -> Answer:
     if not wait([future], seconds).done:
         raise UnansweredError(f"no complete answer within {seconds:.0f} s")
     return future.result()
-
-
-@contextmanager
-def complete_file(path: Path) -> Iterator[Path]:
-    """Yield a partial file next to ``path``; it becomes ``path`` only when the block succeeds."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def digest_of(data: bytes | Path) -> bytes:

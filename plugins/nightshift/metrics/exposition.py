@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import os
-import tempfile
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import choose_encoder
 
+from nightshift.atomic_file import replacing
 from nightshift.errors import NightshiftError
 
 # A client that sends nothing must not keep a thread for ever.
@@ -121,13 +120,9 @@ def write_textfile(path: Path, registry: CollectorRegistry) -> None:
     """
     content = generate_latest(registry)
     try:
-        # In the same folder, so that the last step is a rename; node_exporter reads only *.prom.
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), _TEXTFILE_MODE)
-        temporary.replace(path)
+        # The draft is in the same folder; node_exporter reads only *.prom.
+        with replacing(path, _TEXTFILE_MODE) as draft:
+            draft.write_bytes(content)
     except OSError as error:
         raise TextfileError(
             f"The metrics could not be written to {path}.",

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
+class StrictPart(BaseModel):
+    """A part of ``model.json``: immutable, nothing is converted, unknown keys are refused."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class NumericTerm(_Strict):
+class NumericTerm(StrictPart):
     """What a number adds: ``slope * clipped value + offset``.
 
     Attributes:
@@ -53,7 +55,7 @@ class NumericTerm(_Strict):
         return np.where(np.isnan(values), self.missing, added)
 
 
-class LevelTerm(_Strict):
+class LevelTerm(StrictPart):
     """What a level of a category adds.
 
     Attributes:
@@ -80,7 +82,7 @@ class LevelTerm(_Strict):
         ]
 
 
-class LinearMember(_Strict):
+class LinearMember(StrictPart):
     """The terms of all features, in the order of the signature.
 
     Attributes:

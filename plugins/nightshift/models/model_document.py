@@ -11,10 +11,10 @@ import math
 from hashlib import sha256
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from nightshift.models.golden import Finite, Golden, Probability
-from nightshift.models.linear_member import LinearMember
+from nightshift.models.linear_member import LinearMember, StrictPart
 from nightshift.models.model_format.tokens import refused
 
 FORMAT = 4
@@ -29,17 +29,13 @@ _N_DECILES = 10
 _MAX_PARTS_NAMED = 5
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class NoCalibration(_Strict):
+class NoCalibration(StrictPart):
     """The sigmoid of the raw score."""
 
     method: Literal["none"]
 
 
-class PlattCalibration(_Strict):
+class PlattCalibration(StrictPart):
     """A rising logistic curve."""
 
     method: Literal["platt"]
@@ -47,7 +43,7 @@ class PlattCalibration(_Strict):
     intercept: Finite
 
 
-class IsotonicCalibration(_Strict):
+class IsotonicCalibration(StrictPart):
     """Steps that never fall, at raw scores that rise."""
 
     method: Literal["isotonic"]
@@ -68,14 +64,14 @@ class IsotonicCalibration(_Strict):
 _Slope = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class TemperatureCalibration(_Strict):
+class TemperatureCalibration(StrictPart):
     """One slope for the raw scores of all classes."""
 
     method: Literal["temperature"]
     slope: _Slope
 
 
-class VectorCalibration(_Strict):
+class VectorCalibration(StrictPart):
     """A slope and a shift for the raw scores of each class."""
 
     method: Literal["vector"]
@@ -94,7 +90,7 @@ _AnyCalibration = (
 _CLASS_CALIBRATIONS = (NoCalibration, TemperatureCalibration, VectorCalibration)
 
 
-class _NumericProfile(_Strict):
+class _NumericProfile(StrictPart):
     edges: list[Finite]
     shares: list[Finite]
     missing_share: Finite
@@ -103,29 +99,29 @@ class _NumericProfile(_Strict):
     n: int
 
 
-class _LevelProfile(_Strict):
+class _LevelProfile(StrictPart):
     shares: dict[str, Finite]
     missing_share: Finite
     n: int
 
 
-class _Reference(_Strict):
+class _Reference(StrictPart):
     numeric: dict[str, _NumericProfile]
     categorical: dict[str, _LevelProfile]
     score: _NumericProfile
 
 
-class _Category(_Strict):
+class _Category(StrictPart):
     name: str
     levels: list[str]
 
 
-class _Signature(_Strict):
+class _Signature(StrictPart):
     numeric: list[str]
     categorical: list[_Category]
 
 
-class ModelDocument(_Strict):
+class ModelDocument(StrictPart):
     """The content of ``model.json``."""
 
     format: Literal[2, 3, 4, 5]

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     Doubles = npt.NDArray[np.float64]
     Counted = tuple[Doubles, Doubles]
 
-BINARY_METRICS = ("positive_rate", "log_loss", "brier")
 REGRESSION_METRICS = ("mae",)
 DECILE = "decile"
 """Slice of ``monitoring.performance`` that a regression's losses are read from."""

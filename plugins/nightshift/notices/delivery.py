@@ -85,6 +85,22 @@ def in_threads(
     return list(threads.values())
 
 
+def send_unrecorded(
+    notices: NoticeSettings, channels: Iterable[str], message: Message
+) -> list[ChannelResult]:
+    """Send a message to some channels at the same time; the caller keeps who took it."""
+
+    def send_to(result: ChannelResult) -> None:
+        error = _send(notices.channels.by_name[result.channel], message)
+        if error is None:
+            result.n_sent = 1
+        else:
+            # The next round tries again.
+            result.problem = describe_refusal(error)
+
+    return in_threads(channels, send_to)
+
+
 def pause_after(n_tries: int) -> dt.timedelta:
     """Return how long a message waits after so many failed tries."""
     pause = FIRST_PAUSE

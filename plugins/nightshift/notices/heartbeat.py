@@ -13,12 +13,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from nightshift import sealed_file
-from nightshift.errors import NightshiftError
 from nightshift.incidents.records import open_incidents
-from nightshift.notices.delivery import ChannelResult, describe_refusal, in_threads
+from nightshift.notices.delivery import ChannelResult, send_unrecorded
 from nightshift.notices.messages import Message
 from nightshift.notices.outage import FOLDER
-from nightshift.notices.senders import send
 from nightshift.warehouse.connection import connect, warehouse_time
 
 if TYPE_CHECKING:
@@ -52,7 +50,7 @@ def send_heartbeat(settings: Settings, notices: NoticeSettings) -> list[ChannelR
             if not waiting:
                 return []
             message = _compose(conn, heartbeat, day)
-            results = _send(notices, waiting, message)
+            results = send_unrecorded(notices, waiting, message)
             taken = [result.channel for result in results if result.n_sent]
             sent |= dict.fromkeys(taken, str(day))
             sealed_file.write(path, json.dumps(sent).encode())
@@ -74,19 +72,3 @@ def _compose(conn: Connection, heartbeat: Heartbeat, day: dt.date) -> Message:
     ]
     text = "\n".join(lines)
     return Message(f"nightshift-alive-{day}", "alive", f"[alive] {what}", text)
-
-
-def _send(notices: NoticeSettings, names: list[str], message: Message) -> list[ChannelResult]:
-    """Send a message to some channels at the same time."""
-
-    def deliver(result: ChannelResult) -> None:
-        channel = notices.channels.by_name[result.channel]
-        try:
-            send(channel, message)
-        except NightshiftError as error:
-            # The next round tries again.
-            result.problem = describe_refusal(error)
-        else:
-            result.n_sent = 1
-
-    return in_threads(names, deliver)

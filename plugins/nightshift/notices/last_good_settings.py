@@ -5,10 +5,10 @@ A typo in the file would silence every channel, and nobody would hear of the typ
 
 from __future__ import annotations
 
-import os
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from nightshift.atomic_file import replacing
 from nightshift.notices.notice_settings import (
     FILE_NAME,
     NoticeSettingsError,
@@ -82,7 +82,5 @@ def _keep(path: Path, kept: Path) -> None:
         return
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Complete or not at all: a half file would be the one that is needed.
-    ending = f".{os.getpid()}.partial"
-    partial = kept.with_suffix(ending)
-    partial.write_bytes(content)
-    partial.replace(kept)
+    with replacing(kept) as draft:
+        draft.write_bytes(content)

@@ -20,9 +20,8 @@ from nightshift import sealed_file
 from nightshift.errors import NightshiftError, cause_of
 from nightshift.incidents.records import Incident
 from nightshift.incidents.runbook_commands import page_command, page_of
-from nightshift.notices.delivery import ChannelResult, describe_refusal, in_threads
+from nightshift.notices.delivery import ChannelResult, send_unrecorded
 from nightshift.notices.messages import Item, compose
-from nightshift.notices.senders import send
 
 if TYPE_CHECKING:
     from nightshift.incidents.records import State
@@ -207,20 +206,11 @@ def _tell(
     key = f"{outage.key}-{transition}"
     message = compose(key, [item], notices.runbooks_url, now)
 
-    def deliver(result: ChannelResult) -> None:
-        channel = notices.channels.by_name[result.channel]
-        try:
-            send(channel, message)
-        except NightshiftError as error:
-            result.problem = describe_refusal(error)
-        else:
-            result.n_sent = 1
-
     # A channel that was taken out of the settings can be notified_before nothing.
     known = channels & notices.channels.by_name.keys()
     notified_before = set(notified)
     waiting = sorted(known - notified_before)
-    results = in_threads(waiting, deliver)
+    results = send_unrecorded(notices, waiting, message)
     taken = [result.channel for result in results if result.n_sent]
     notified.extend(taken)
     return results

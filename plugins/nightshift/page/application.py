@@ -29,7 +29,7 @@ from nightshift.page.rendering import render, stylesheet
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract
     from nightshift.page.gates import Gate
-    from nightshift.page.reader import Snapshot
+    from nightshift.page.reader import PageSnapshot
     from nightshift.page.stored_pages import StoredPage
     from nightshift.settings import Settings
 
@@ -53,7 +53,7 @@ HEADERS = {
 RENEW_SECONDS = 60
 """As often as `nightshift watch` looks."""
 
-Build = Callable[["Snapshot"], dict[str, Any]]
+Build = Callable[["PageSnapshot"], dict[str, Any]]
 
 
 def create_app(settings: Settings, gate: Gate) -> FastAPI:
@@ -281,7 +281,7 @@ class Routes:
             )
         return self._stored(figure)
 
-    def _frame(self, request: Request, find: Callable[[Snapshot], StoredPage]) -> Response:
+    def _frame(self, request: Request, find: Callable[[PageSnapshot], StoredPage]) -> Response:
         """Answer with a page of the lake, in a frame below our own navigation."""
         with self._reader.snapshot() as snapshot:
             page = find(snapshot)

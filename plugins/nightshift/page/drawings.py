@@ -10,15 +10,15 @@ from urllib.parse import quote, urlencode
 from markupsafe import Markup
 
 from nightshift.page.charts.bars import (
+    GanttBar,
     Period,
-    Span,
     gantt,
     share_grid,
     timeline,
     two_distributions,
 )
 from nightshift.page.charts.grids import HeatCell, calendar, heat_map
-from nightshift.page.charts.lines import Series, day_lines
+from nightshift.page.charts.lines import ChartLine, day_lines
 
 Row = Mapping[str, Any]
 
@@ -44,11 +44,13 @@ class Drawings:
         sure = [row for row in rows if row.get("low") is not None]
         bounds = [(row["partition_date"], row["low"], row["high"]) for row in sure]
         name = "model, 95 % interval" if bounds else "model"
-        model = Series(name, "accent", _points(rows, "value"), bounds)
-        baseline = Series("fallback rule", "second", _points(rows, "baseline_value"))
+        model = ChartLine(name, "accent", _points(rows, "value"), bounds)
+        baseline = ChartLine("fallback rule", "second", _points(rows, "baseline_value"))
         known = [row for row in estimates if row["low"] is not None]
         band = [(row["partition_date"], row["low"], row["high"]) for row in known]
-        expected = Series("estimate, 90 % band", "quiet-line", _points(estimates, "estimate"), band)
+        expected = ChartLine(
+            "estimate, 90 % band", "quiet-line", _points(estimates, "estimate"), band
+        )
         title = f"{metric} of the model and of the fallback rule, by partition"
         # The rule has no interval: metrics of those have one line.
         lines = (baseline, model) if baseline.points or not model.points else (model,)
@@ -57,13 +59,13 @@ class Drawings:
 
     def levels(self, rows: Sequence[Row]) -> Markup:
         """Return what was added to each night's answers."""
-        line = Series("level", "accent", _points(rows, "shift"))
+        line = ChartLine("level", "accent", _points(rows, "shift"))
         return day_lines("Level by partition", (line,), "added")
 
     def metric(self, rows: Sequence[Row], metric: str) -> Markup:
         """Return one metric alone."""
         chosen = [row for row in rows if row["metric"] == metric]
-        line = Series(metric, "accent", _points(chosen, "value"))
+        line = ChartLine(metric, "accent", _points(chosen, "value"))
         return day_lines(f"{metric} by partition", (line,), metric)
 
     def champions(self, periods: Sequence[Row], refused: Sequence[Row]) -> Markup:
@@ -111,7 +113,7 @@ class Drawings:
 
     def distance(self, history: Sequence[Row]) -> Markup:
         """Return a feature's distance over days, in units of its usual variation."""
-        line = Series("distance", "accent", _points(history, "distance"))
+        line = ChartLine("distance", "accent", _points(history, "distance"))
         return day_lines("Distance from the usual by day", (line,), "units")
 
     def distributions(self, bins: Sequence[Row], title: str) -> Markup:
@@ -141,7 +143,7 @@ class Drawings:
             # A killed try has no end; only what runs reaches until now.
             end = row["ended_at"] or (now if row["outcome"] is None else row["started_at"])
             note = f"{row['outcome'] or 'running'}, attempt {row['attempt']}"
-            spans.append(Span(row["step"], row["started_at"], end, css, note))
+            spans.append(GanttBar(row["step"], row["started_at"], end, css, note))
         return gantt("Steps of the partition over time, UTC", spans, deadline)
 
     def volume(self, rows: Sequence[Row]) -> Markup:
@@ -151,7 +153,7 @@ class Drawings:
             if row["expected_low"] is not None:
                 bounds = (row["expected_low"], row["expected_high"])
                 band.append((row["partition_date"], *bounds))
-        line = Series("rows", "accent", _points(rows, "n_rows"), band)
+        line = ChartLine("rows", "accent", _points(rows, "n_rows"), band)
         return day_lines("Rows by partition, and the expected band", (line,), "rows")
 
 

@@ -44,7 +44,7 @@ class PageRoleError(NightshiftError):
     code = "NS-PAGE-002"
 
 
-class Snapshot:
+class PageSnapshot:
     """One read-only view of the warehouse: all queries of a page see the same instant.
 
     Args:
@@ -116,7 +116,7 @@ class PageReader:
         )
 
     @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
+    def snapshot(self) -> Iterator[PageSnapshot]:
         """Yield one consistent view of the warehouse.
 
         Raises:
@@ -141,7 +141,7 @@ class PageReader:
             conn: Any = pooled.driver_connection
             with conn.transaction():
                 conn.execute("set transaction isolation level repeatable read read only")
-                yield Snapshot(conn)
+                yield PageSnapshot(conn)
         except psycopg.errors.QueryCanceled:
             raise PageBusyError(
                 "The warehouse did not answer in time.",

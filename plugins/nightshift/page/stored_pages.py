@@ -18,7 +18,7 @@ from nightshift.lake.object_store import ObjectStore
 from nightshift.page.documents.requests import MissingPageError
 
 if TYPE_CHECKING:
-    from nightshift.page.reader import Snapshot
+    from nightshift.page.reader import PageSnapshot
 
 MAX_OBJECT_BYTES = 32 * 1024**2
 """Evidently's reports have about 4 MB; a larger object is no page."""
@@ -51,7 +51,7 @@ class StoredPage:
     sha256: str | None = None
 
 
-def drift_report(snapshot: Snapshot, model: str, day: dt.date) -> StoredPage:
+def drift_report(snapshot: PageSnapshot, model: str, day: dt.date) -> StoredPage:
     """Return Evidently's report of a partition.
 
     Raises:
@@ -70,7 +70,7 @@ def drift_report(snapshot: Snapshot, model: str, day: dt.date) -> StoredPage:
     )
 
 
-def evidence_page(snapshot: Snapshot, promotion_id: int) -> StoredPage:
+def evidence_page(snapshot: PageSnapshot, promotion_id: int) -> StoredPage:
     """Return the evidence page of a decision; its key has its digest.
 
     Raises:
@@ -84,7 +84,7 @@ def evidence_page(snapshot: Snapshot, promotion_id: int) -> StoredPage:
     return StoredPage(key, f"Evidence of decision {promotion_id}", sha256=digest_in(key))
 
 
-def gate_page(snapshot: Snapshot, dataset: str, day: dt.date) -> StoredPage:
+def gate_page(snapshot: PageSnapshot, dataset: str, day: dt.date) -> StoredPage:
     """Return the page of the gate that let a published partition through.
 
     Raises:
@@ -111,7 +111,7 @@ def gate_page(snapshot: Snapshot, dataset: str, day: dt.date) -> StoredPage:
     return StoredPage(key, f"Checks: {dataset}, {day}")
 
 
-def training_figure(snapshot: Snapshot, model: str, version: int, name: str) -> StoredPage:
+def training_figure(snapshot: PageSnapshot, model: str, version: int, name: str) -> StoredPage:
     """Return a figure of a training, PNG.
 
     Raises:
@@ -126,7 +126,7 @@ def training_figure(snapshot: Snapshot, model: str, version: int, name: str) -> 
     return StoredPage(key, name, content_type="image/png", sha256=digest_in(key))
 
 
-def _only_key(snapshot: Snapshot, query: str, values: Mapping[str, object]) -> str:
+def _only_key(snapshot: PageSnapshot, query: str, values: Mapping[str, object]) -> str:
     rows = snapshot.rows(query, values)
     if not rows:
         raise MissingPageError("There is no such page in the lake.")

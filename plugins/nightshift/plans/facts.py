@@ -40,7 +40,7 @@ _SUFFIXES = (".yaml", ".yml", ".sql", ".json", ".csv")
 
 
 @dataclass(frozen=True)
-class Span:
+class PlanScope:
     """What a plan reads and writes.
 
     Attributes:
@@ -54,7 +54,7 @@ class Span:
     models: frozenset[str]
 
 
-def span_of(settings: Settings, work: Iterable[Step]) -> Span:
+def scope_of(settings: Settings, work: Iterable[Step]) -> PlanScope:
     """Return what some steps read and write; the feature views are read by all of them."""
     steps = list(work)
     first = min(step.first for step in steps)
@@ -79,7 +79,7 @@ def span_of(settings: Settings, work: Iterable[Step]) -> Span:
                 earlier.add((dataset, step.first - lag, step.last - lag))
     days = PartitionRange(Partition(first), Partition(last))
     own_days = {(dataset, first, last) for dataset in datasets}
-    return Span(days, frozenset(own_days | earlier), frozenset(models))
+    return PlanScope(days, frozenset(own_days | earlier), frozenset(models))
 
 
 def read_facts(
@@ -94,17 +94,17 @@ def read_facts(
         conn: Any connection of the warehouse.
         work: The steps that run.
     """
-    span = span_of(settings, work)
+    scope = scope_of(settings, work)
     facts: dict[str, Fact] = {}
     facts[CODE] = {"version": code_version()}
     # The code's version may be pinned by an image; these folders may not be of it.
     facts["specs and contracts"] = _files(settings.dags_dir)
     facts["dbt project"] = _files(settings.dbt_project_dir)
     facts["suites"] = _files(settings.expectations_dir)
-    facts[DROPS] = _drops(settings, conn, span)
-    facts[RAW] = _raw_versions(settings, conn, span)
-    facts[CHAMPIONS] = _champions(conn, span)
-    facts[POINTERS] = _pointers(conn, span)
+    facts[DROPS] = _drops(settings, conn, scope)
+    facts[RAW] = _raw_versions(settings, conn, scope)
+    facts[CHAMPIONS] = _champions(conn, scope)
+    facts[POINTERS] = _pointers(conn, scope)
     return facts
 
 
@@ -122,18 +122,18 @@ def _files(folder: Path) -> Fact:
 def _drops(
     settings: Settings,
     conn: Connection,
-    span: Span,
+    scope: PlanScope,
 ) -> Fact:
     """Return the drops that landed and are not loaded, of the days that the partitions read."""
     store = ObjectStore.open(settings)
     digests = {}
-    first = span.days.first.shift(-lookback_days())
+    first = scope.days.first.shift(-lookback_days())
     for contract in load_contracts(settings.datasets_dir).values():
         begin = max(first.day, contract.history_start)
-        if begin > span.days.last.day:
+        if begin > scope.days.last.day:
             continue
         zone = contract.timezone
-        last = Partition(span.days.last.day, zone)
+        last = Partition(scope.days.last.day, zone)
         days = PartitionRange(Partition(begin, zone), last)
         for drop in find_late_drops(conn, store, contract.name, days):
             digests[drop.data_key] = drop.sha256
@@ -143,24 +143,24 @@ def _drops(
 def _raw_versions(
     settings: Settings,
     conn: Connection,
-    span: Span,
+    scope: PlanScope,
 ) -> Fact:
     """Return the raw versions that the partitions may read; reference data of all days before."""
     contracts = load_contracts(settings.datasets_dir).values()
     daily = [contract.dataset for contract in daily_contracts(contracts)]
-    first = span.days.first.shift(-lookback_days())
+    first = scope.days.first.shift(-lookback_days())
     rows = conn.execute(
         """
         select dataset, partition_date, load_id, content_hash
         from ops.raw_versions
         where partition_date <= %s and (partition_date >= %s or dataset <> all(%s::text[]))
         """,
-        [span.days.last.day, first.day, daily],
+        [scope.days.last.day, first.day, daily],
     )
     return {f"{dataset} {day} load {load}": str(content) for dataset, day, load, content in rows}
 
 
-def _champions(conn: Connection, span: Span) -> Fact:
+def _champions(conn: Connection, scope: PlanScope) -> Fact:
     """Return the standing decisions about who serves."""
     rows = conn.execute(
         """
@@ -173,14 +173,14 @@ def _champions(conn: Connection, span: Span) -> Fact:
             'canary ' || version || ' until ' || coalesce(last_partition::text, 'it is returned')
         from ml.canaries where model = any(%(models)s)
         """,
-        {"models": list(span.models)},
+        {"models": list(scope.models)},
     )
     return dict(rows.fetchall())
 
 
-def _pointers(conn: Connection, span: Span) -> Fact:
+def _pointers(conn: Connection, scope: PlanScope) -> Fact:
     # Ranges of a dataset may overlap: a mapping has each of its days once.
-    datasets, firsts, lasts = zip(*span.pointers, strict=True)
+    datasets, firsts, lasts = zip(*scope.pointers, strict=True)
     rows = conn.execute(
         """
         select p.dataset || ' ' || p.partition_date, p.load_id::text

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nightshift.errors import NightshiftError
 from nightshift.resource_errors import translate_resource_errors
-from nightshift.training.statistics.confidence_intervals import Estimate
+from nightshift.training.statistics.confidence_intervals import BoundedEstimate
 
 if TYPE_CHECKING:
     from nightshift.registry.promotion_context import PromotionContext
@@ -94,7 +94,7 @@ All of them carry the family's name, so that ``run_checks`` sees what is missing
 def passed_if(
     is_passed: bool,
     name: str,
-    measured: Estimate | float | None,
+    measured: BoundedEstimate | float | None,
     limit: float | str | None,
     reason: str,
     **facts: object,
@@ -110,7 +110,7 @@ def passed_if(
         facts: Further measurements.
     """
     number = interval = None
-    if isinstance(measured, Estimate):
+    if isinstance(measured, BoundedEstimate):
         number = measured.value
         interval = (measured.low, measured.high)
         facts = {"n_days": measured.n_days, **facts}
@@ -122,17 +122,17 @@ def passed_if(
 
 
 def at_most(
-    name: str, measured: Estimate | float, limit: float, reason: str, **facts: object
+    name: str, measured: BoundedEstimate | float, limit: float, reason: str, **facts: object
 ) -> Criterion:
     """Return a criterion that passes when the number is at most the limit; NaN fails."""
-    number = measured.value if isinstance(measured, Estimate) else measured
+    number = measured.value if isinstance(measured, BoundedEstimate) else measured
     return passed_if(number <= limit, name, measured, limit, reason, **facts)
 
 
 def proved_if(
     is_proved: bool,
     name: str,
-    measured: Estimate | float | None,
+    measured: BoundedEstimate | float | None,
     limit: float | str | None,
     reason: str,
     **facts: object,

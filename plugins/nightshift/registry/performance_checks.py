@@ -18,7 +18,7 @@ from nightshift.training.evaluation import slice_masks
 from nightshift.training.statistics.block_bootstrap import calibration_error, ratio
 from nightshift.training.statistics.calibration_slope import slope_estimate
 from nightshift.training.statistics.confidence_intervals import (
-    Estimate,
+    BoundedEstimate,
     NoEstimateError,
     difference,
     holm,
@@ -170,7 +170,7 @@ def refresh(context: PromotionContext) -> Criterion:
     return proved_if(not worse, name, age, limit, f"{reason}.")
 
 
-def _gains_on_champion(context: PromotionContext) -> Iterator[tuple[str, Estimate, float]]:
+def _gains_on_champion(context: PromotionContext) -> Iterator[tuple[str, BoundedEstimate, float]]:
     """Yield metric, gain and margin: of the declared metric, and of the task's proper loss."""
     promotion = context.spec.promotion
     proper = LOSS_METRICS[proper_loss(context.spec)]
@@ -283,7 +283,7 @@ def slices(context: PromotionContext) -> Iterator[Criterion]:
         yield not_applicable("slice", "The spec declares no slice.")
         return
     n_rows: dict[str, int] = {}
-    gains: dict[str, Estimate] = {}
+    gains: dict[str, BoundedEstimate] = {}
     for declared in promotion.slices:
         for level, mask in slice_masks(declared, context.rows):
             name = f"slice[{declared.column}={level}]"
@@ -440,7 +440,7 @@ def _not_compared(context: PromotionContext, name: str) -> Criterion:
     return not_applicable(name, f"Nothing to compare with: {context.champion_problem}.")
 
 
-def _text(estimate: Estimate, form: str = ".4f") -> str:
+def _text(estimate: BoundedEstimate, form: str = ".4f") -> str:
     return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 

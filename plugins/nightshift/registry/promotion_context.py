@@ -26,7 +26,7 @@ from nightshift.training.splits import Split, rows_between, split_window
 from nightshift.training.statistics.block_bootstrap import Days, Statistic, draw_days, statistic
 from nightshift.training.statistics.confidence_intervals import (
     N_DRAWS,
-    Estimate,
+    BoundedEstimate,
     estimate,
     gain_over,
 )
@@ -299,7 +299,7 @@ class PromotionContext:
         mask: npt.NDArray[np.bool_] | None = None,
         source: str = "challenger",
         metric: str | None = None,
-    ) -> Estimate:
+    ) -> BoundedEstimate:
         """Estimate the gain of a source over another in a metric, blocked by day.
 
         Args:
@@ -316,7 +316,7 @@ class PromotionContext:
         first, second = self._metric(metric, source, mask), self._metric(metric, over, mask)
         return self.estimate(gain_over(metric, first, second))
 
-    def estimate(self, value: Statistic) -> Estimate:
+    def estimate(self, value: Statistic) -> BoundedEstimate:
         """Estimate a statistic on the draws of this context, with the spec's confidence.
 
         Raises:

@@ -6,14 +6,13 @@ the spec does not name and adds split and weight.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nightshift.atomic_file import replacing, write_through
 from nightshift.errors import NightshiftError
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import digest_of
@@ -199,28 +198,17 @@ def _write(path: Path, table: pa.Table) -> None:
     """Replace a file atomically, after it was read back."""
     from pyarrow import parquet
 
-    draft: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent,
-            prefix=f".{path.name}.",
-            delete=False,
-        ) as file:
-            draft = Path(file.name)
-            parquet.write_table(table, file)
-            file.flush()
-            # Otherwise the rename may reach the disk before the content.
-            os.fsync(file.fileno())
-        if not parquet.read_table(draft).equals(table, check_metadata=True):
-            raise FileNotWrittenError(f"{path} was read back with other rows.", todo="Try again.")
-        draft.replace(path)
+        with replacing(path) as draft:
+            parquet.write_table(table, draft)
+            write_through(draft)
+            if not parquet.read_table(draft).equals(table, check_metadata=True):
+                raise FileNotWrittenError(
+                    f"{path} was read back with other rows.", todo="Try again."
+                )
     except OSError as error:
         raise FileNotWrittenError(
             f"{path} cannot be written: {error.strerror}.",
             todo="Choose a folder that exists, is yours, and has room.",
         ) from error
-    finally:
-        # After the rename there is no draft any more.
-        if draft is not None:
-            draft.unlink(missing_ok=True)

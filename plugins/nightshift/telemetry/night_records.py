@@ -145,13 +145,6 @@ class NightRecords:
     verdicts: dict[int, str]
     facts: list[ModelFact]
 
-    @property
-    def last_activity(self) -> dt.datetime | None:
-        """Return the last time at which something began or ended."""
-        times = [each.ended_at or each.started_at for each in self.tries]
-        times += [each.settled_at or each.started_at for each in self.loads]
-        return max(times, default=None)
-
 
 def read_night(conn: Connection, day: dt.date) -> NightRecords:
     """Return the records of a partition, each list in the order of time."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal
+
+from nightshift.warehouse.schema_lock import try_session_lock
 
 if TYPE_CHECKING:
     from nightshift.warehouse.connection import Connection
@@ -19,19 +21,9 @@ KEPT = dt.timedelta(days=30)
 SETTLING = dt.timedelta(days=1)
 
 
-@contextmanager
-def sole_sender(conn: Connection, receiver: Receiver) -> Iterator[bool]:
+def sole_sender(conn: Connection, receiver: Receiver) -> AbstractContextManager[bool]:
     """Yield whether this process may send: two at once would send everything twice."""
-    name = f"nightshift telemetry {receiver}"
-    # Of the session: a process that is killed gives it back by itself.
-    query = "select pg_try_advisory_lock(hashtextextended(%s, 0))"
-    row = conn.execute(query, [name]).fetchone()
-    is_free = bool(row and row[0])
-    try:
-        yield is_free
-    finally:
-        if is_free and not conn.closed:
-            conn.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", [name])
+    return try_session_lock(conn, f"nightshift telemetry {receiver}")
 
 
 def nights_to_look_at(conn: Connection, receiver: Receiver) -> list[dt.date]:

@@ -64,7 +64,7 @@ class HoldoutResult:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingResult:
     """What a training gives: the model that serves, and the one that its evidence is about.
 
     Attributes:
@@ -86,7 +86,7 @@ def train_rows(
     split: Split,
     training_set: str,
     paths: FitPaths = NO_PATHS,
-) -> tuple[Training, list[MetricValue], dict[str, bytes]]:
+) -> tuple[TrainingResult, list[MetricValue], dict[str, bytes]]:
     """Fit, calibrate and evaluate a model on rows in their total order.
 
     Returns:
@@ -130,7 +130,7 @@ def fit_and_evaluate(
     split: Split,
     training_set: str,
     paths: FitPaths = NO_PATHS,
-) -> Training:
+) -> TrainingResult:
     """Fit the evaluated model, measure it on the hold-out, and fit the model that serves.
 
     Args:
@@ -157,7 +157,7 @@ def fit_and_evaluate(
     evaluated_days = PartitionRange(split.train.first, split.validation.last)
     evaluated = _with_facts(result.fit, metrics, {**facts, "fit": str(evaluated_days)})
     if not spec.training.recipe.refit:
-        return Training(
+        return TrainingResult(
             evaluated,
             None,
             result.fit.unseen_score,
@@ -174,7 +174,7 @@ def fit_and_evaluate(
     )
     served_facts = {**facts, "fit": str(window), "evaluated_digest": evaluated.digest}
     served = _with_facts(fitted, metrics, served_facts)
-    return Training(
+    return TrainingResult(
         served,
         evaluated,
         fitted.unseen_score,

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from nightshift.warehouse.published import known_at_condition
 from nightshift.warehouse.relations.columns import table_columns
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def add_later_versions(
         day: The partition; later ones are the future.
         as_of: Its knowledge cut-off.
     """
+    from psycopg import sql
+
     values = {
         "day": day,
         "as_of": as_of,
@@ -89,8 +92,10 @@ def add_later_versions(
         "delivered_load": _DELIVERED_LOAD,
         "happened_load": _HAPPENED_LOAD,
     }
+    is_known = known_at_condition(as_of, "known_versions")
+    visible = sql.SQL(_VISIBLE_VERSIONS).format(is_known=is_known)
     # In this order: the new versions are copies of what is visible, and supersede it.
-    for statement in (_VISIBLE_VERSIONS, _ADD_VERSIONS, _SUPERSEDE):
+    for statement in (visible, _ADD_VERSIONS, _SUPERSEDE):
         conn.execute(statement, values)
 
 
@@ -105,8 +110,7 @@ from (
         row_number() over newest_first as age,
         sum(coalesce(n_rows, 0)) over newest_first as n_rows_so_far
     from pg_temp.known_versions
-    where known_at <= %(as_of)s and (superseded_at is null or superseded_at > %(as_of)s)
-        and partition_date <= %(day)s
+    where {is_known} and partition_date <= %(day)s
     window newest_first as (partition by dataset order by partition_date desc)
 ) visible
 where age = 1 or n_rows_so_far <= %(max_rows)s

@@ -10,7 +10,7 @@ from tests.integration.notices.receivers import running_hook
 from tests.integration.page.conftest import open_page
 
 from nightshift.cli.services.migrate import as_admin
-from nightshift.cli.services.status import _print_incidents
+from nightshift.cli.services.status import print_incidents
 from nightshift.incidents.context import EvaluationContext
 from nightshift.incidents.evaluation import evaluate
 from nightshift.incidents.facts import Fact, Rule
@@ -69,7 +69,7 @@ def test_people_can_read_what_200_incidents_at_once_say(
     assert len(notice["text"].splitlines()) <= 20
     assert "critical" in notice["text"].splitlines()[2]
 
-    _print_incidents(read_overview(EvaluationContext(settings, conn, evaluation.at), None))
+    print_incidents(read_overview(EvaluationContext(settings, conn, evaluation.at), None))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) < MAX_LINES
     # The most severe ones come first, and the rest is counted by its cause.

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from tests.integration.scoring.conftest import DAY, publish_features
 
-from nightshift.cli.services.status import _model_row
+from nightshift.cli.services.status import model_row
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.incidents.acts import snooze
 from nightshift.incidents.context import EvaluationContext
@@ -238,7 +238,7 @@ def test_a_late_model_is_critical_after_its_deadline_and_closes_when_it_is_publi
     assert (same.incident_id, same.severity) == (incident.incident_id, "critical")
     (late,) = current_overview(night.settings, AFTER_THE_DEADLINE, None)[0].models
     assert [str(day) for day in late.late] == ["2013-07-02"]
-    assert _model_row(late)[2] == "2013-07-01, late: 2013-07-02"
+    assert model_row(late)[2] == "2013-07-01, late: 2013-07-02"
     assert same.command == "nightshift rescue parcel_late --night 2013-07-02"
 
     publish_features(night.conn, NEXT_DAY)

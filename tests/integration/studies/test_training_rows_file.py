@@ -70,7 +70,7 @@ def test_an_existing_file_stays_when_the_new_one_cannot_be_written(court, tmp_pa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nightshift.studies.training_rows_file.os.fsync", full)
+    monkeypatch.setattr("nightshift.atomic_file.os.fsync", full)
     with pytest.raises(FileNotWrittenError, match="No space left"):
         write_training_rows(court.settings, court.spec, NIGHT, path)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"precious"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nightshift.cli.predictions.why import _describe
+from nightshift.cli.predictions.why import describe
 
 
 def facts_of(prediction: dict[str, object]) -> dict[str, object]:
@@ -33,13 +33,13 @@ def test_the_class_and_every_probability_are_shown():
         "probability_top_up": 0.45,
     }
     facts = facts_of(prediction)
-    lines = _describe(facts)
+    lines = describe(facts)
     assert lines[1] == (
         "class         'bulk', raw score -0.25; probability_bulk 0.55, probability_top_up 0.45"
     )
     # Predictions of other tasks have no such line.
     del prediction["predicted_class"]
-    assert len(_describe(facts)) == len(lines) - 1
+    assert len(describe(facts)) == len(lines) - 1
 
 
 def test_the_rank_in_its_group_is_shown():
@@ -53,6 +53,6 @@ def test_the_rank_in_its_group_is_shown():
         "rank": 3,
         "is_top_k": True,
     }
-    assert _describe(facts_of(prediction))[1] == "rank          3 in its group, chosen"
+    assert describe(facts_of(prediction))[1] == "rank          3 in its group, chosen"
     lower = prediction | {"rank": 11, "is_top_k": False}
-    assert _describe(facts_of(lower))[1] == "rank          11 in its group, not chosen"
+    assert describe(facts_of(lower))[1] == "rank          11 in its group, not chosen"

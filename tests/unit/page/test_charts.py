@@ -8,15 +8,15 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from nightshift.page.charts.bars import (
+    GanttBar,
     Period,
-    Span,
     gantt,
     share_grid,
     timeline,
     two_distributions,
 )
 from nightshift.page.charts.grids import HeatCell, calendar, heat_class, heat_map
-from nightshift.page.charts.lines import Series, day_lines
+from nightshift.page.charts.lines import ChartLine, day_lines
 from nightshift.page.charts.svg import month_starts, number, ticks
 
 DAY = dt.date(2024, 1, 1)
@@ -40,7 +40,7 @@ def texts(chart):
 
 def test_every_chart_escapes_names():
     start = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
-    span = Span(HOSTILE, start, start + dt.timedelta(minutes=1), "accent", HOSTILE)
+    span = GanttBar(HOSTILE, start, start + dt.timedelta(minutes=1), "accent", HOSTILE)
     cell = HeatCell(HOSTILE, DAY, 1.5, is_drifted=True, is_slow=True)
     charts = [
         gantt(HOSTILE, [span], None),
@@ -52,7 +52,9 @@ def test_every_chart_escapes_names():
         heat_map(HOSTILE, [HOSTILE], [DAY], [cell], lambda cell: f"/drift/{cell.feature}"),
         calendar(HOSTILE, {DAY: "hole"}, lambda day: f"/{day}?model={HOSTILE}"),
         day_lines(
-            HOSTILE, [Series(HOSTILE, "accent", [(DAY, 1.0)]), Series("b", "second", [])], HOSTILE
+            HOSTILE,
+            [ChartLine(HOSTILE, "accent", [(DAY, 1.0)]), ChartLine("b", "second", [])],
+            HOSTILE,
         ),
     ]
     for chart in charts:
@@ -63,17 +65,17 @@ def test_every_chart_escapes_names():
 
 def test_a_line_is_interrupted_when_days_are_missing():
     points = [(day, 1.0) for day in days(0, 1, 2, 30, 31)]
-    chart = day_lines("x", [Series("x", "accent", points)])
+    chart = day_lines("x", [ChartLine("x", "accent", points)])
     lines = [element for element in parse(chart) if element.tag == "polyline"]
     assert [len(line.attrib["points"].split()) for line in lines] == [3, 2]
 
 
 def test_a_chart_without_values_says_so():
-    assert "No value yet." in str(day_lines("x", [Series("x", "accent", [])]))
+    assert "No value yet." in str(day_lines("x", [ChartLine("x", "accent", [])]))
 
 
 def test_intervals_are_drawn_under_their_line():
-    series = Series("x", "accent", [(DAY, 2.0)], [(DAY, 1.0, 3.0)])
+    series = ChartLine("x", "accent", [(DAY, 2.0)], [(DAY, 1.0, 3.0)])
     assert "polygon" in [element.tag for element in parse(day_lines("x", [series]))]
 
 
@@ -125,7 +127,7 @@ def test_a_slow_change_is_a_bar_in_maps_of_both_sizes():
 
 def test_a_deadline_is_drawn_when_it_is_near():
     start = dt.datetime(2024, 1, 1, 1, tzinfo=dt.UTC)
-    span = Span("x", start, start + dt.timedelta(hours=1), "accent")
+    span = GanttBar("x", start, start + dt.timedelta(hours=1), "accent")
     assert "deadline" in str(gantt("x", [span], start + dt.timedelta(hours=2)))
     assert "deadline" not in str(gantt("x", [span], start + dt.timedelta(hours=20)))
 

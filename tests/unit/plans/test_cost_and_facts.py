@@ -11,7 +11,7 @@ import pytest
 
 from nightshift.plans import cost, facts, making
 from nightshift.plans.cost import Samples
-from nightshift.plans.facts import changes, span_of
+from nightshift.plans.facts import changes, scope_of
 from nightshift.plans.making import Draft, Planner
 from nightshift.plans.plan import Step
 from nightshift.plans.stage_steps import steps_of
@@ -98,9 +98,9 @@ def test_a_verdict_rests_on_the_predictions_of_its_day_and_of_the_matured_one(
     monkeypatch.setattr(facts, "load_specs", lambda _: {"m": spec})
     day = dt.date(2013, 1, 9)
     settings: Any = SimpleNamespace(models_dir=None)
-    span = span_of(settings, [Step("monitor", "monitoring/m", day, day, "late data")])
+    scope = scope_of(settings, [Step("monitor", "monitoring/m", day, day, "late data")])
     matured = dt.date(2013, 1, 6)
-    assert span.pointers == {
+    assert scope.pointers == {
         ("features/f", day, day),
         ("predictions/m", day, day),
         ("monitoring/m", day, day),

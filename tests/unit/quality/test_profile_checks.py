@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from nightshift.quality.profiles import scan
-from nightshift.quality.suites.profile_checks import Verdict, check_profile
+from nightshift.quality.suites.profile_checks import ProfileVerdict, check_profile
 from nightshift.quality.suites.suite import parse_expectation
 
 BETWEEN, IN_SET, NOT_NULL = (
@@ -71,10 +71,13 @@ def test_it_never_contradicts_the_values(seed):
         ]
         for found, is_met in cases:
             said[found] += 1
-            assert found in {Verdict.UNKNOWN, Verdict.MET if is_met else Verdict.BROKEN}
-    assert said[Verdict.MET] > 30
-    assert said[Verdict.BROKEN] > 30
-    assert said[Verdict.UNKNOWN] < 0.15 * said.total()
+            assert found in {
+                ProfileVerdict.UNKNOWN,
+                ProfileVerdict.MET if is_met else ProfileVerdict.BROKEN,
+            }
+    assert said[ProfileVerdict.MET] > 30
+    assert said[ProfileVerdict.BROKEN] > 30
+    assert said[ProfileVerdict.UNKNOWN] < 0.15 * said.total()
 
 
 @pytest.mark.parametrize(
@@ -101,11 +104,14 @@ def test_it_says_unknown_when_a_profile_cannot_know(kind, kwargs):
         pa.table({"x": [1.0, 2.0], "t": ["a", "b"], "thing_id": ["a", "a"]}).to_batches()
     )
 
-    assert verdict(profile, kind, **kwargs) is Verdict.UNKNOWN
+    assert verdict(profile, kind, **kwargs) is ProfileVerdict.UNKNOWN
 
 
 def test_limits_of_a_partitions_rows_say_nothing_of_a_month():
     profile = scan(pa.table({"x": [1.0] * 300}).to_batches())
 
-    assert verdict(profile, ROWS, min_value=1, max_value=100) is Verdict.BROKEN
-    assert verdict(profile, ROWS, n_partitions=30, min_value=1, max_value=100) is Verdict.UNKNOWN
+    assert verdict(profile, ROWS, min_value=1, max_value=100) is ProfileVerdict.BROKEN
+    assert (
+        verdict(profile, ROWS, n_partitions=30, min_value=1, max_value=100)
+        is ProfileVerdict.UNKNOWN
+    )

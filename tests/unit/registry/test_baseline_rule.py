@@ -10,7 +10,7 @@ import pytest
 from nightshift.contracts.promotion_spec import Promotion
 from nightshift.registry.performance_checks import baselines
 from nightshift.registry.promotion_context import PromotionContext
-from nightshift.training.statistics.confidence_intervals import Estimate
+from nightshift.training.statistics.confidence_intervals import BoundedEstimate
 
 
 def verdict(
@@ -25,7 +25,7 @@ def verdict(
 ) -> str:
     """Return the verdict on a gain over one baseline, of a first champion by default."""
     declared = Promotion(metric="roc_auc", minimum_gain_over_baseline=minimum)
-    gain = Estimate(value, low, high, (high - low) / 4, 7)
+    gain = BoundedEstimate(value, low, high, (high - low) / 4, 7)
     context = SimpleNamespace(
         spec=SimpleNamespace(promotion=declared),
         gain=lambda _: gain,

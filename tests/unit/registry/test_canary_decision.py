@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.integration.registry.conftest import make_spec
 
-from nightshift.registry.canary.decision import _losses
+from nightshift.registry.canary.decision import loss_reasons
 from nightshift.registry.canary.evidence import CanaryEvidence, e_value_worse
 from nightshift.scoring.canary.time_limit import run_within
 
@@ -22,15 +22,15 @@ def evidence(gains: list[float], own: list[float], champion_loss: float = 0.5) -
 
 def test_proved_worse_on_all_entities_is_told_with_its_e_value() -> None:
     gains = [-0.02 + 0.005 * (-1) ** n for n in range(20)]
-    [reason] = _losses(SPEC, evidence(gains, []))
+    [reason] = loss_reasons(SPEC, evidence(gains, []))
     assert reason.startswith("It is proved worse on all entities: 20 nights, mean gain -0.02 log")
-    assert _losses(SPEC, evidence([-gain for gain in gains], [])) == []
+    assert loss_reasons(SPEC, evidence([-gain for gain in gains], [])) == []
     assert e_value_worse(np.array(gains[:13])) <= 1, "too few nights are no proof"
 
 
 def test_own_rows_may_lose_a_tenth_of_the_champions_loss_a_night() -> None:
-    assert _losses(SPEC, evidence([], [-0.049] * 5)) == []
-    [reason] = _losses(SPEC, evidence([], [-0.051] * 5))
+    assert loss_reasons(SPEC, evidence([], [-0.049] * 5)) == []
+    [reason] = loss_reasons(SPEC, evidence([], [-0.051] * 5))
     assert reason == (
         "On its own rows of 5 night(s) it lost 0.051 log_loss a night against the champion;"
         " allowed are 0.05."
@@ -38,16 +38,16 @@ def test_own_rows_may_lose_a_tenth_of_the_champions_loss_a_night() -> None:
 
 
 def test_first_night_must_be_three_times_as_bad() -> None:
-    assert _losses(SPEC, evidence([], [-0.149])) == []
-    assert len(_losses(SPEC, evidence([], [-0.151]))) == 1
-    assert _losses(SPEC, evidence([], [-0.151, 0.02])) == []
+    assert loss_reasons(SPEC, evidence([], [-0.149])) == []
+    assert len(loss_reasons(SPEC, evidence([], [-0.151]))) == 1
+    assert loss_reasons(SPEC, evidence([], [-0.151, 0.02])) == []
 
 
 def test_limit_of_the_spec_counts() -> None:
     canary = SPEC.promotion.canary.model_copy(update={"maximum_loss": 0.01})
     promotion = SPEC.promotion.model_copy(update={"canary": canary})
     strict = SPEC.model_copy(update={"promotion": promotion})
-    assert len(_losses(strict, evidence([], [-0.02] * 3))) == 1
+    assert len(loss_reasons(strict, evidence([], [-0.02] * 3))) == 1
     assert SPEC.digest == strict.digest, "who gets a prediction makes it no other one"
 
 

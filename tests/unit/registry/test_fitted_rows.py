@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from nightshift.models.trained_model import TrainedModel
     from nightshift.registry.checks import Criterion
     from nightshift.registry.promotion_context import PromotionContext
-    from nightshift.training.holdout import Training
+    from nightshift.training.holdout import TrainingResult
 
 BAGS = {**SPEC.training.params, "bagging_fraction": 0.8, "bagging_freq": 1}
 
 
 @pytest.fixture(scope="module")
-def training() -> Training:
+def training() -> TrainingResult:
     return fit(spec_with(params=BAGS), world())
 
 
@@ -41,7 +41,7 @@ def check(
     return fitted_rows(cast("PromotionContext", context))
 
 
-def test_honest_bags_pass(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_honest_bags_pass(training: TrainingResult, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = check(training.evaluated, training.served, BAGS)
     assert honest.verdict.value == "passed", honest.reason
     # Slices of the rows give the same counts.
@@ -49,19 +49,19 @@ def test_honest_bags_pass(training: Training, monkeypatch: pytest.MonkeyPatch) -
     assert check(training.evaluated, training.served, BAGS).reason == honest.reason
 
 
-def test_bags_of_more_days_than_declared_are_refused(training: Training) -> None:
+def test_bags_of_more_days_than_declared_are_refused(training: TrainingResult) -> None:
     seen = check(training.served, training.served, BAGS)
     assert seen.verdict.value == "failed", seen.reason
 
 
-def test_bags_of_another_fraction_than_declared_are_refused(training: Training) -> None:
+def test_bags_of_another_fraction_than_declared_are_refused(training: TrainingResult) -> None:
     for fraction in (0.5, 1.0):
         other = check(training.evaluated, training.served, BAGS | {"bagging_fraction": fraction})
         assert other.verdict.value == "failed", other.reason
 
 
 def test_a_model_that_saw_its_holdout_is_refused_whatever_chooses_its_rows(
-    training: Training,
+    training: TrainingResult,
 ) -> None:
     chosen = BAGS | {"pos_bagging_fraction": 0.5}
     assert check(training.evaluated, training.served, chosen).verdict.value == "passed"

@@ -13,7 +13,7 @@ from nightshift.training.statistics.block_bootstrap import (
 )
 from nightshift.training.statistics.calibration_slope import slope_estimate
 from nightshift.training.statistics.confidence_intervals import (
-    Estimate,
+    BoundedEstimate,
     NoEstimateError,
     difference,
     estimate,
@@ -134,7 +134,9 @@ def test_no_estimate_when_there_is_one_day_or_one_class():
 
 def test_probability_follows_students_t():
     # t with 6 degrees of freedom: 1.943 has 95 % below it.
-    assert Estimate(1.943, 0, 0, 1.0, 7).probability_above(0) == pytest.approx(0.95, abs=1e-4)
+    assert BoundedEstimate(1.943, 0, 0, 1.0, 7).probability_above(0) == pytest.approx(
+        0.95, abs=1e-4
+    )
 
 
 def test_holm_is_the_published_procedure():

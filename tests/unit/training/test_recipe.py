@@ -13,10 +13,10 @@ from tests.unit.backtest.test_nightly_models import SPEC, world
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.training_spec import Level
-from nightshift.contracts.training_spec import Training as TrainingSpec
+from nightshift.contracts.training_spec import TrainingResult as TrainingSpec
 from nightshift.models.booster import load_booster, predict_raw
 from nightshift.models.signature import Signature
-from nightshift.training.holdout import Training, fit_and_evaluate
+from nightshift.training.holdout import TrainingResult, fit_and_evaluate
 from nightshift.training.recipe.linear_fit import LinearRows, fit_linear
 from nightshift.training.recipe.members import TrainingError
 from nightshift.training.recipe.out_of_fold import (
@@ -42,7 +42,7 @@ def spec_with(task: str = "binary", **training: object) -> ModelSpec:
     return ModelSpec.model_validate_json(ModelSpec.model_validate(document).model_dump_json())
 
 
-def fit(spec: ModelSpec, rows: pa.Table) -> Training:
+def fit(spec: ModelSpec, rows: pa.Table) -> TrainingResult:
     return fit_and_evaluate(spec, rows_of(rows, WINDOW), SPLIT, "a training set")
 
 
@@ -60,7 +60,7 @@ def rows() -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def training(rows) -> Training:
+def training(rows) -> TrainingResult:
     return fit(SPEC, rows)
 
 

@@ -111,7 +111,7 @@ def _print_checks(
     n_days: int,
 ) -> int:
     """Print the verdict of each expectation; return 1 when one is broken, else 0."""
-    from nightshift.quality.suites.profile_checks import Verdict, check_profile
+    from nightshift.quality.suites.profile_checks import ProfileVerdict, check_profile
     from nightshift.quality.suites.suite import read_suite
 
     suite = read_suite(settings.expectations_dir, dataset)
@@ -120,12 +120,12 @@ def _print_checks(
     print_table(("expectation", "column", "verdict", "outside"), rows)
     verdicts = [check.verdict for check in checks]
     # A sketch bounds its counts; with the limit between the bounds only the rows can tell.
-    n_settled = len(verdicts) - verdicts.count(Verdict.UNKNOWN)
+    n_settled = len(verdicts) - verdicts.count(ProfileVerdict.UNKNOWN)
     typer.echo(
         f"{n_settled} of {len(verdicts)} expectations are settled by the profile;"
         " the gate has settled all of them on each day"
     )
-    return int(Verdict.BROKEN in verdicts)
+    return int(ProfileVerdict.BROKEN in verdicts)
 
 
 def _summary(name: str, sketch: Sketch) -> tuple[str, ...]:

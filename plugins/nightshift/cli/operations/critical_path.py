@@ -30,7 +30,7 @@ class NoPathError(NightshiftError):
 
 
 @dataclass(frozen=True)
-class Step:
+class PathTask:
     """One task of the path; all times in seconds.
 
     Attributes:
@@ -68,7 +68,7 @@ def critical_path(
     print_path(steps)
 
 
-def print_path(steps: Sequence[Step]) -> None:
+def print_path(steps: Sequence[PathTask]) -> None:
     """Print one line per task, and the share of each phase."""
     rows = []
     for step in steps:
@@ -84,7 +84,7 @@ def print_path(steps: Sequence[Step]) -> None:
     typer.echo(f"{total:.1f} s: {', '.join(shares)}")
 
 
-def find_path(api: AirflowApi, partition_key: str) -> list[Step]:
+def find_path(api: AirflowApi, partition_key: str) -> list[PathTask]:
     """Return the tasks that the last prediction table of a partition waited for, in order.
 
     Raises:
@@ -144,7 +144,7 @@ def _successful_tasks(api: AirflowApi, partition_key: str) -> list[_Task]:
     return tasks
 
 
-def _step(api: AirflowApi, task: _Task, previous_end: dt.datetime) -> Step:
+def _step(api: AirflowApi, task: _Task, previous_end: dt.datetime) -> PathTask:
     fields = task.fields
     name = f"{task.run.dag_id}.{fields['task_id']}"
     if fields["map_index"] >= 0:
@@ -154,7 +154,7 @@ def _step(api: AirflowApi, task: _Task, previous_end: dt.datetime) -> Step:
     queued_at = max(queued_at, previous_end)
     started_at = task.started_at
     body_at = _body_began_at(api, task) or started_at
-    return Step(
+    return PathTask(
         name,
         waiting=_seconds(previous_end, queued_at),
         starting=max(_seconds(queued_at, started_at), 0.0),

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from nightshift.atomic_file import replacing
 from nightshift.cli.arguments import Model
 from nightshift.settings import load_settings
 
@@ -41,7 +42,5 @@ def tile(
         typer.echo(content)
         return
     # A web server may read the file at any moment: it is replaced in one step.
-    unfinished = output.with_name(f".{output.name}.new")
-    unfinished.write_text(content, encoding="utf-8")
-    unfinished.chmod(0o644)
-    unfinished.replace(output)
+    with replacing(output, mode=0o644) as draft:
+        draft.write_text(content, encoding="utf-8")

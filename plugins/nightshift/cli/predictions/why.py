@@ -66,11 +66,11 @@ def why(
     if as_json:
         typer.echo(to_json(facts))
         return
-    for line in _describe(facts):
+    for line in describe(facts):
         typer.echo(line)
 
 
-def _describe(facts: dict[str, Any]) -> list[str]:
+def describe(facts: dict[str, Any]) -> list[str]:
     """Return one line per step, from the prediction back to its files."""
     prediction = facts["prediction"]
     lines = [PREDICTION.format_map(prediction)]

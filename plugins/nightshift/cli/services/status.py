@@ -143,7 +143,7 @@ def _print_json(services: Services, overview: Overview | None, problem: str) -> 
 def _print_status(services: Services, overview: Overview | None, problem: str) -> None:
     # Incidents first: they are why somebody looks.
     if overview is not None:
-        _print_incidents(overview)
+        print_incidents(overview)
         headers = (
             "model",
             "health",
@@ -154,7 +154,7 @@ def _print_status(services: Services, overview: Overview | None, problem: str) -
             "champion",
             "quality",
         )
-        print_table(headers, map(_model_row, overview.models))
+        print_table(headers, map(model_row, overview.models))
         for model in overview.models:
             if model.canary:
                 typer.echo(f"canary of {model.model}: {model.canary}")
@@ -171,7 +171,8 @@ def _print_status(services: Services, overview: Overview | None, problem: str) -
         typer.echo(f"To start what is down: nightshift up. Logs: {logs}")
 
 
-def _print_incidents(overview: Overview) -> None:
+def print_incidents(overview: Overview) -> None:
+    """Print the first open incidents, and of the rest how often each code occurs."""
     from nightshift.cli.operations.incidents import describe
 
     awake = [incident for incident in overview.incidents if incident.state != "snoozed"]
@@ -190,7 +191,8 @@ def _print_incidents(overview: Overview) -> None:
     typer.echo(f"{n_open} incident(s) open, {n_snoozed} of them snoozed.\n")
 
 
-def _model_row(model: ModelOverview) -> tuple[object, ...]:
+def model_row(model: ModelOverview) -> tuple[object, ...]:
+    """Return what the table of models shows of one."""
     from nightshift.incidents.context import describe_days
 
     champion = "none"

@@ -31,7 +31,7 @@ def champion_files(context: EvaluationContext) -> Findings:
     """
     store = quick_store(context)
     rows = context.conn.execute(_CHAMPIONS, [list(context.specs)]).fetchall()
-    champions = [Champion(*row) for row in rows]
+    champions = [ServingVersion(*row) for row in rows]
     open_keys = set(context.open_keys("champion files"))
     sizes = {champion.model: sum(champion.sizes) for champion in champions}
     chosen = open_keys | _models_of_this_turn(context, sizes, MAX_READ_BYTES)
@@ -60,7 +60,7 @@ def champion_files(context: EvaluationContext) -> Findings:
 
 
 @dataclass(frozen=True)
-class Champion:
+class ServingVersion:
     """The newest champion of a model.
 
     Attributes:
@@ -90,7 +90,7 @@ order by s.model, s.effective_partition desc, s.promotion_id desc
 """
 
 
-def _lost(store: ObjectStore, champion: Champion) -> list[str]:
+def _lost(store: ObjectStore, champion: ServingVersion) -> list[str]:
     """Return the keys that are gone or empty.
 
     By a listing: it tells a bucket that does not exist from an object that does not.
@@ -101,7 +101,7 @@ def _lost(store: ObjectStore, champion: Champion) -> list[str]:
     return [key for key in champion.keys if not sizes.get(key)]
 
 
-def _damaged(store: ObjectStore, champion: Champion) -> list[str]:
+def _damaged(store: ObjectStore, champion: ServingVersion) -> list[str]:
     """Return the keys of objects that are not what was registered."""
     damaged = []
     pairs = zip(champion.keys, champion.digests, strict=True)
@@ -116,7 +116,7 @@ def _damaged(store: ObjectStore, champion: Champion) -> list[str]:
 
 def _unusable(
     context: EvaluationContext,
-    champion: Champion,
+    champion: ServingVersion,
     code: str,
     how: str,
     keys: list[str],

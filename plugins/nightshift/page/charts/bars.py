@@ -29,7 +29,7 @@ MAX_CLOCK_LINES = 7
 
 
 @dataclass(frozen=True)
-class Span:
+class GanttBar:
     """A bar of a Gantt chart.
 
     Attributes:
@@ -64,7 +64,7 @@ class Period:
     css: str
 
 
-def gantt(title: str, spans: Sequence[Span], deadline: dt.datetime | None) -> Markup:
+def gantt(title: str, spans: Sequence[GanttBar], deadline: dt.datetime | None) -> Markup:
     """Return the steps of a partition over the time of day, UTC.
 
     Args:

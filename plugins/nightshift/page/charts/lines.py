@@ -38,7 +38,7 @@ MAX_MARKS = 60
 
 
 @dataclass(frozen=True)
-class Series:
+class ChartLine:
     """One line of a chart.
 
     Attributes:
@@ -56,7 +56,7 @@ class Series:
     )
 
 
-def day_lines(title: str, series: Sequence[Series], unit: str = "") -> Markup:
+def day_lines(title: str, series: Sequence[ChartLine], unit: str = "") -> Markup:
     """Return a chart of values over days; a text says so if there is no value.
 
     Args:
@@ -109,7 +109,7 @@ def day_lines(title: str, series: Sequence[Series], unit: str = "") -> Markup:
     )
 
 
-def _bounds(series: Sequence[Series]) -> tuple[float, float]:
+def _bounds(series: Sequence[ChartLine]) -> tuple[float, float]:
     values = []
     for one_series in series:
         values += [value for _, value in one_series.points]
@@ -162,7 +162,7 @@ def _axes(x: Scale, y: Scale, first: dt.date, last: dt.date) -> Iterator[str]:
         )
 
 
-def _draw(series: Series, x: Scale, y: Scale) -> Iterator[str]:
+def _draw(series: ChartLine, x: Scale, y: Scale) -> Iterator[str]:
     for part in _pieces(
         series.intervals,
     ):
@@ -224,7 +224,7 @@ def _pieces(points: Iterable[Point]) -> Iterator[list[Point]]:
         yield piece
 
 
-def _key(series: Sequence[Series]) -> Iterator[str]:
+def _key(series: Sequence[ChartLine]) -> Iterator[str]:
     position: float = WIDTH - RIGHT
     # From the right: the names have different lengths, the edge is known.
     for one_series in reversed(

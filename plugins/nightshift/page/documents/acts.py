@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nightshift.page.reader import Snapshot
+    from nightshift.page.reader import PageSnapshot
 
 MAX_ACTS = 200
 _ACTS = """
@@ -16,7 +16,7 @@ order by at desc, act_id desc limit %(limit)s
 """
 
 
-def acts_document(snapshot: Snapshot, actor: str | None) -> dict[str, Any]:
+def acts_document(snapshot: PageSnapshot, actor: str | None) -> dict[str, Any]:
     """Return the newest acts, of one person if a name is given; None if nothing records them."""
     # None, unlike an empty list, says that nothing records acts.
     acts = None

@@ -9,7 +9,7 @@ from nightshift.page.documents.requests import MissingPageError
 
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import Column, DatasetContract
-    from nightshift.page.reader import Snapshot
+    from nightshift.page.reader import PageSnapshot
 
 VOLUME_DAYS = 366
 LAYERS = ("raw/", "features/", "predictions/")
@@ -45,7 +45,7 @@ order by partition_date desc limit 50
 
 
 def datasets_document(
-    snapshot: Snapshot, contracts: Mapping[str, DatasetContract], layer: str
+    snapshot: PageSnapshot, contracts: Mapping[str, DatasetContract], layer: str
 ) -> dict[str, Any]:
     """Return one row per dataset of a layer: newest partition, rows, refused rows and files.
 
@@ -74,7 +74,7 @@ def datasets_document(
 
 
 def dataset_document(
-    snapshot: Snapshot, contracts: Mapping[str, DatasetContract], dataset: str
+    snapshot: PageSnapshot, contracts: Mapping[str, DatasetContract], dataset: str
 ) -> dict[str, Any]:
     """Return a dataset's contract, the rows of its partitions with the expected band, refusals.
 

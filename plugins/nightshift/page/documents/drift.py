@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from nightshift.quality.sketches.number_sketch import NumberSketch
 from nightshift.quality.sketches.text_sketch import TextSketch
 
 if TYPE_CHECKING:
-    from nightshift.page.reader import Row, Snapshot
+    from nightshift.page.reader import PageSnapshot, Row
     from nightshift.quality.sketches.sketch import Sketch
 
 DEFAULT_DAYS, MAX_DAYS = 60, 366
@@ -74,16 +73,8 @@ where model = %(model)s and version = %(version)s limit 1
 """
 
 
-@dataclass(frozen=True)
-class ReferenceFile:
-    """The object with a version's reference profile, and its digest."""
-
-    key: str
-    sha256: str
-
-
 def drift_document(
-    snapshot: Snapshot, model: str | None, n_days: int, last: dt.date | None
+    snapshot: PageSnapshot, model: str | None, n_days: int, last: dt.date | None
 ) -> dict[str, Any]:
     """Return the distances of a model's features, and the verdicts of the same days.
 
@@ -160,7 +151,7 @@ def _size(feature: Row) -> float:
     return float(feature["largest_units"] or 0.0)
 
 
-def cell_document(snapshot: Snapshot, model: str, feature: str, day: dt.date) -> dict[str, Any]:
+def cell_document(snapshot: PageSnapshot, model: str, feature: str, day: dt.date) -> dict[str, Any]:
     """Return what was measured of a feature on a day, its history, and the day's summary.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nightshift.page.documents.requests import MissingPageError
 
 if TYPE_CHECKING:
-    from nightshift.page.reader import Row, Snapshot
+    from nightshift.page.reader import PageSnapshot, Row
 
 MAX_DECISIONS = 60
 """Of older decisions the timeline still shows the champions."""
@@ -121,12 +121,12 @@ where model = %(model)s and metric_value is not null
 """
 
 
-def models_document(snapshot: Snapshot) -> dict[str, Any]:
+def models_document(snapshot: PageSnapshot) -> dict[str, Any]:
     """Return one row per model: champion, newest partition, last matured quality."""
     return {"models": snapshot.rows(_MODELS)}
 
 
-def model_document(snapshot: Snapshot, model: str, metric: str | None) -> dict[str, Any]:
+def model_document(snapshot: PageSnapshot, model: str, metric: str | None) -> dict[str, Any]:
     """Return a model's champions, decisions, quality, slices and calibration.
 
     Args:
@@ -189,7 +189,7 @@ def _most_important(importances: list[Row]) -> list[str]:
     return ranked[:MAX_IMPORTANT]
 
 
-def model_facts(snapshot: Snapshot, model: str) -> Row:
+def model_facts(snapshot: PageSnapshot, model: str) -> Row:
     """Return what a model's spec says.
 
     Raises:
@@ -201,13 +201,13 @@ def model_facts(snapshot: Snapshot, model: str) -> Row:
     return rows[0]
 
 
-def model_names(snapshot: Snapshot) -> list[str]:
+def model_names(snapshot: PageSnapshot) -> list[str]:
     """Return the names of all models, sorted."""
     rows = snapshot.rows("select model from ops.model_facts order by model")
     return [row["model"] for row in rows]
 
 
-def newest_partition(snapshot: Snapshot, model: str) -> dt.date | None:
+def newest_partition(snapshot: PageSnapshot, model: str) -> dt.date | None:
     """Return the newest partition that the monitor has looked at; None if there is none."""
     query = """
         select max(partition_date) as day from monitoring.verdicts_published

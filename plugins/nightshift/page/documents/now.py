@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nightshift.page.reader import Row, Snapshot
+    from nightshift.page.reader import PageSnapshot, Row
 
 MAX_INCIDENTS = 100
 """Of more incidents the page says how many there are."""
@@ -43,7 +43,7 @@ limit 50
 """
 
 
-def now_document(snapshot: Snapshot) -> dict[str, Any]:
+def now_document(snapshot: PageSnapshot) -> dict[str, Any]:
     """Return the incidents, the health words, tonight's progress and what runs."""
     # None, unlike an empty list, is no good news: the page then says what is missing.
     incidents = None

@@ -13,7 +13,7 @@ from nightshift.page.documents.requests import MissingPageError
 from nightshift.warehouse.analysts.page_reader import CAUSES_FUNCTION
 
 if TYPE_CHECKING:
-    from nightshift.page.reader import Row, Snapshot
+    from nightshift.page.reader import PageSnapshot, Row
 
 CALENDAR_DAYS = 371
 """Fifty-three weeks."""
@@ -71,7 +71,7 @@ class _SucceededTask:
         return ended_at
 
 
-def calendar_document(snapshot: Snapshot, model: str | None) -> dict[str, Any]:
+def calendar_document(snapshot: PageSnapshot, model: str | None) -> dict[str, Any]:
     """Return a model's days with their status in one word, and how often each occurs.
 
     Args:
@@ -93,7 +93,7 @@ def calendar_document(snapshot: Snapshot, model: str | None) -> dict[str, Any]:
     return {"models": names, "model": chosen, "days": days, "counts": counts}
 
 
-def partition_document(snapshot: Snapshot, day: dt.date, model: str | None) -> dict[str, Any]:
+def partition_document(snapshot: PageSnapshot, day: dt.date, model: str | None) -> dict[str, Any]:
     """Return what became of a day: every model's publication, and one model's steps.
 
     Args:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     """Considered rows, and the minimum and maximum number of unexpected ones among them."""
 
 
-class Verdict(StrEnum):
+class ProfileVerdict(StrEnum):
     """What a profile shows about an expectation."""
 
     MET = "met"
@@ -45,7 +45,7 @@ class ProfileCheck:
 
     type: str
     column: str
-    verdict: Verdict
+    verdict: ProfileVerdict
     observed: str
 
 
@@ -73,27 +73,27 @@ def _evaluate(
     profile: Mapping[str, Sketch],
     expectation: Expectation,
     n_partitions: int,
-) -> tuple[Verdict, str]:
+) -> tuple[ProfileVerdict, str]:
     if isinstance(expectation.rule, RowCount):
         # A suite limits the rows of one partition, which means nothing for several.
         if not profile or n_partitions != 1 or expectation.condition:
-            return Verdict.UNKNOWN, ""
+            return ProfileVerdict.UNKNOWN, ""
         n_rows = next(iter(profile.values())).n_rows
         is_met = expectation.is_met(n_rows, 0)
-        return Verdict.MET if is_met else Verdict.BROKEN, f"{n_rows:,} rows"
+        return ProfileVerdict.MET if is_met else ProfileVerdict.BROKEN, f"{n_rows:,} rows"
 
     counts = _count(profile.get(expectation.column), expectation)
     if counts is None:
-        return Verdict.UNKNOWN, ""
+        return ProfileVerdict.UNKNOWN, ""
     n_considered, minimum, maximum = counts
     observed = f"{minimum:,} to {maximum:,} of {n_considered:,}"
     if minimum == maximum:
         observed = f"{minimum:,} of {n_considered:,}"
     # Met even if all uncertain rows are unexpected, or broken even if none is.
     if expectation.is_met(n_considered, maximum):
-        return Verdict.MET, observed
+        return ProfileVerdict.MET, observed
     may_be_met = expectation.is_met(n_considered, minimum)
-    return Verdict.UNKNOWN if may_be_met else Verdict.BROKEN, observed
+    return ProfileVerdict.UNKNOWN if may_be_met else ProfileVerdict.BROKEN, observed
 
 
 def _count(

@@ -40,32 +40,32 @@ _NON_BLOCKING_SEVERITIES = frozenset({"warning", "info"})
 Number = int | float
 
 
-class Rule(BaseModel):
+class ExpectationRule(BaseModel):
     """What an expectation demands; aliases are Great Expectations' names of the arguments."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
-class RowCount(Rule):
+class RowCount(ExpectationRule):
     """The batch has a number of rows within limits."""
 
     minimum: Number | None = Field(None, alias="min_value")
     maximum: Number | None = Field(None, alias="max_value")
 
 
-class UniqueTogether(Rule):
+class UniqueTogether(ExpectationRule):
     """No two rows agree in all of these columns."""
 
     columns: list[str] = Field(alias="column_list", min_length=1)
 
 
-class NotNull(Rule):
+class NotNull(ExpectationRule):
     """The column has a value in each row."""
 
     column: str
 
 
-class Between(Rule):
+class Between(ExpectationRule):
     """Each value lies within limits, which are allowed values unless they are strict."""
 
     column: str
@@ -81,21 +81,21 @@ class Between(Rule):
         return self
 
 
-class InSet(Rule):
+class InSet(ExpectationRule):
     """Each value is one of some strings."""
 
     column: str
     allowed: list[str] = Field(alias="value_set", min_length=1)
 
 
-class MatchesRegex(Rule):
+class MatchesRegex(ExpectationRule):
     """Each value matches a pattern of PostgreSQL."""
 
     column: str
     pattern: str = Field(alias="regex")
 
 
-class PairGreater(Rule):
+class PairGreater(ExpectationRule):
     """The first column is greater than the second one."""
 
     column_a: str = Field(alias="column_A")
@@ -103,7 +103,7 @@ class PairGreater(Rule):
     or_equal: bool = False
 
 
-_RULES: dict[str, type[Rule]] = {
+_RULES: dict[str, type[ExpectationRule]] = {
     "expect_table_row_count_to_be_between": RowCount,
     "expect_compound_columns_to_be_unique": UniqueTogether,
     "expect_column_values_to_not_be_null": NotNull,
@@ -135,7 +135,7 @@ class Expectation:
     """
 
     document: dict[str, Any]
-    rule: Rule | None = None
+    rule: ExpectationRule | None = None
     mostly: float = 1.0
     condition: RowCondition | None = None
 
@@ -288,7 +288,7 @@ def parse_expectation(document: dict[str, Any]) -> Expectation:
 def _parse_rule(
     expectation_type: str,
     kwargs: dict[str, Any],
-) -> Rule | None:
+) -> ExpectationRule | None:
     rule_class = _RULES.get(expectation_type)
     if rule_class is None:
         return None

@@ -127,7 +127,7 @@ def _reasons_to_return(
             " the evidence is about that one."
         )
     reasons += _broken_ones(conn, spec, canary, partition)
-    reasons += _losses(spec, evidence)
+    reasons += loss_reasons(spec, evidence)
     # Nights of the calendar: a canary that scores none must not stay for ever.
     n_nights = (partition.shift(1).day - canary.since).days
     if n_nights >= limits.maximum_nights:
@@ -149,7 +149,7 @@ def _broken_ones(
     return reasons
 
 
-def _losses(spec: ModelSpec, evidence: CanaryEvidence) -> list[str]:
+def loss_reasons(spec: ModelSpec, evidence: CanaryEvidence) -> list[str]:
     """Return how it was proved worse, or what its own rows lost, one sentence each."""
     reasons = []
     needed = 1 / (1 - spec.promotion.superiority_probability)

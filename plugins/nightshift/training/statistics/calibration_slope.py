@@ -13,7 +13,7 @@ from nightshift.models.calibration import fit_logistic, sigmoid
 from nightshift.training.statistics.confidence_intervals import (
     MINIMUM_DAYS,
     NO_SPREAD,
-    Estimate,
+    BoundedEstimate,
     NoEstimateError,
 )
 
@@ -29,7 +29,7 @@ def slope_estimate(
     confidence: float,
     *,
     is_logistic: bool,
-) -> Estimate:
+) -> BoundedEstimate:
     """Estimate the slope of the outcome on the prediction; 1 is best.
 
     The variance is a sandwich estimate, clustered by day.
@@ -72,7 +72,7 @@ def slope_estimate(
     error = float(np.sqrt(variance))
     slope = float(coefficients[0])
     half_width = float(t.ppf(confidence, days.n - 1)) * error
-    return Estimate(
+    return BoundedEstimate(
         value=slope,
         low=slope - half_width,
         high=slope + half_width,

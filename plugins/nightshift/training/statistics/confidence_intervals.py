@@ -35,7 +35,7 @@ class NoEstimateError(NightshiftError):
 
 
 @dataclass(frozen=True)
-class Estimate:
+class BoundedEstimate:
     """A number with its confidence interval.
 
     Attributes:
@@ -69,7 +69,7 @@ class Estimate:
         return float(t.cdf(n_errors, self.n_days - 1))
 
 
-def estimate(value: Statistic, draws: Matrix, confidence: float) -> Estimate:
+def estimate(value: Statistic, draws: Matrix, confidence: float) -> BoundedEstimate:
     """Estimate a statistic by a bootstrap over days.
 
     Args:
@@ -103,7 +103,7 @@ def estimate(value: Statistic, draws: Matrix, confidence: float) -> Estimate:
     # Plain percentiles of few days are too narrow (Hesterberg 2015).
     tail = _expanded_tail(n_days, confidence)
     low, high = np.quantile(defined, [tail, 1 - tail]).tolist()
-    return Estimate(
+    return BoundedEstimate(
         value=observed,
         low=low,
         high=high,
