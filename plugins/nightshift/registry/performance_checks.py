@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,14 +107,7 @@ def superiority(context: PromotionContext) -> Criterion:
         result.e_value,
         needed,
         f"{reason}.",
-        stream=evidence.stream,
-        since=str(evidence.since),
-        n_nights=result.n_nights,
-        mean_gain=result.mean_gain,
-        gain_low=result.low,
-        champion_nights=evidence.champion_nights,
-        champion_gain=evidence.champion_gain,
-        n_unscored=evidence.n_unscored,
+        **evidence.facts,
     )
 
 
@@ -147,11 +140,6 @@ def refresh(context: PromotionContext) -> Criterion:
         reason = f"The champion is {age} day(s) old; refreshed from {stale_after} on."
         return proved_if(False, name, age, limit, reason)
     evidence = context.evidence
-    facts: dict[str, object] = {
-        "champion_nights": evidence.champion_nights,
-        "champion_gain": evidence.champion_gain,
-        "n_unscored": evidence.n_unscored,
-    }
     against = _missed(context)
     if evidence.champion_nights >= MINIMUM_NIGHTS and evidence.champion_gain < 0:
         # A hold-out is of the challenger's own making: nights that came later outweigh it.
@@ -161,16 +149,11 @@ def refresh(context: PromotionContext) -> Criterion:
         )
     if against:
         reason = f"The champion is {age} day(s) old{against}."
-        return proved_if(False, name, age, limit, reason, **facts)
+        return proved_if(False, name, age, limit, reason, **evidence.facts)
     worse = []
     gains = {}
     for metric, gain, margin in _gains_on_champion(context.broadest):
-        gains[metric] = {
-            "value": gain.value,
-            "low": gain.low,
-            "standard_error": gain.standard_error,
-            "margin": margin,
-        }
+        gains[metric] = {**asdict(gain), "margin": margin}
         # Without any difference the challenger is the champion's equal: a copy refreshes nothing.
         if gain.low < -margin or gain.value < 0 or gain.standard_error == 0:
             worse.append(f"{metric} {_text(gain)}")
@@ -179,7 +162,7 @@ def refresh(context: PromotionContext) -> Criterion:
         reason += (
             f", if the challenger is not worse {_sample(context.broadest)}: {', '.join(worse)}"
         )
-    return proved_if(not worse, name, age, limit, f"{reason}.", **facts, gains=gains)
+    return proved_if(not worse, name, age, limit, f"{reason}.", **evidence.facts, gains=gains)
 
 
 def _gains_on_champion(context: PromotionContext) -> Iterator[tuple[str, Estimate, float]]:

@@ -13,6 +13,14 @@ AT_MOST = (
     "model_size", "calibration[error]", "churn[deciles]", "churn[top_k]", "churn[classes]",
 )  # fmt: skip
 
+FAMILIES = {
+    "provenance", "signature", "training_window", "unique_rows", "fitted_rows", "evidence_rows",
+    "leakage", "point_in_time", "feature_agreement", "scores", "refit", "scoring_time",
+    "model_size", "non_inferiority", "superiority", "refresh", "baseline", "calibration", "slice",
+    "fairness", "churn",
+}  # fmt: skip
+"""A record without one of them is a refusal."""
+
 
 def contradictions(record: dict[str, Any]) -> list[str]:
     """Return what does not follow: of each criterion from its numbers, of the verdict from all."""
@@ -31,7 +39,8 @@ def contradictions(record: dict[str, Any]) -> list[str]:
 
 def _verdict(record: dict[str, Any]) -> str:
     by_name = {one["name"]: one["verdict"] for one in record["criteria"]}
-    if {"failed", "unknown"} & set(by_name.values()):
+    families = {name.partition("[")[0] for name in by_name}
+    if {"failed", "unknown"} & set(by_name.values()) or FAMILIES - families:
         return "refused"
     if record["champion"] is None:
         return "first"

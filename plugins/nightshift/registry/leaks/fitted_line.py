@@ -13,7 +13,7 @@ from pyarrow import concat_tables
 
 from nightshift.registry.checks import Criterion, at_most, not_applicable
 from nightshift.training.recipe.members import FitRows, linear_member
-from nightshift.training.splits import rows_of
+from nightshift.training.splits import evenly_spaced, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,9 +36,15 @@ def fitted_line(context: PromotionContext) -> Criterion:
     models = [(context.trained, rows_before_holdout(context))]
     if context.challenger.evaluated is not None:
         models.append((context.served, context.all_rows))
-    differences = [
-        line_difference(context.spec, model, rows) for model, rows in models if has_line(model)
-    ]
+    differences = []
+    for model, rows in models:
+        if has_line(model):
+            difference = line_difference(
+                context.spec,
+                model,
+                rows,
+            )
+            differences.append(difference)
     if not differences:
         return not_applicable(NAME, "No line moves a score.")
     largest = max(differences)
@@ -46,23 +52,39 @@ def fitted_line(context: PromotionContext) -> Criterion:
         f"Fitted again on the rows of the split, the line differs by {largest:.2g} standard "
         f"deviations; allowed ≤ {TOLERANCE:g}."
     )
-    return at_most(NAME, largest, TOLERANCE, reason)
+    return at_most(
+        NAME,
+        largest,
+        TOLERANCE,
+        reason,
+    )
 
 
 def rows_before_holdout(context: PromotionContext) -> pa.Table:
     """Return the rows that the evaluated model was meant to be fitted on."""
     # The gap between these parts was left out of the fit.
-    parts = (context.split.train, context.split.validation)
-    return concat_tables([rows_of(context.all_rows, days) for days in parts])
+    split = context.split
+    train = rows_of(
+        context.all_rows,
+        split.train,
+    )
+    validation = rows_of(
+        context.all_rows,
+        split.validation,
+    )
+    return concat_tables([train, validation])
 
 
 def has_line(model: TrainedModel) -> bool:
     """Return whether a linear member moves any score."""
-    if model.linear is None:
+    line = model.linear
+    if line is None:
         return False
-    slopes = [value for term in model.linear.numeric for value in (term.slope, term.missing)]
-    levels = [value for term in model.linear.categorical for value in (*term.levels, term.missing)]
-    return any(value != 0 for value in (*slopes, *levels))
+    weights = [term.missing for term in line.terms]
+    weights += [number.slope for number in line.numeric]
+    for category in line.categorical:
+        weights += category.levels
+    return any(weights)
 
 
 def line_difference(spec: ModelSpec, model: TrainedModel, rows: pa.Table) -> float:
@@ -81,11 +103,19 @@ def line_difference(spec: ModelSpec, model: TrainedModel, rows: pa.Table) -> flo
     # Levels are learnt from the rows of the fit.
     if fit_rows.signature != model.signature:
         return float("inf")
-    expected = linear_member(fit_rows).scaled(float(model.training.get("linear_share", 1.0)))
-    positions = np.linspace(0, rows.num_rows - 1, min(rows.num_rows, COMPARED_ROWS))
-    matrix = model.encode(rows.take(positions.astype(np.int64)))
+    share = model.training.get("linear_share", 1.0)
+    member = linear_member(fit_rows)
+    expected = member.scaled(float(share))
+    compared = evenly_spaced(
+        rows,
+        COMPARED_ROWS,
+    )
+    matrix = model.encode(compared)
     usual = expected.contributions(matrix)
+    added = model.linear.contributions(matrix)
     spread = float(usual.sum(axis=1).std())
+    if spread == 0:
+        return float("inf")
     # Feature by feature: two that are wrong must not make up for each other.
-    largest = float(np.abs(model.linear.contributions(matrix) - usual).max())
-    return largest / spread if spread > 0 else float("inf")
+    largest = np.abs(added - usual).max()
+    return float(largest) / spread
