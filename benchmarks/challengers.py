@@ -34,6 +34,7 @@ from benchmarks.result import Limited, Result
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
+from nightshift.contracts.training_spec import Linear
 from nightshift.models.calibration import log_odds_of, sigmoid
 from nightshift.models.predictions import Predictions
 from nightshift.models.signature import numbers
@@ -325,6 +326,55 @@ def seen(world: World) -> Any:  # noqa: ANN401 - a model
     return replace(world.champion, text=fitted.text, calibration=fitted.calibration)
 
 
+def seen_by_line(world: World) -> Any:  # noqa: ANN401 - a model
+    """Return a model whose trees are honest, and whose line was fitted on the days that judge."""
+    half = {"recipe": SPEC.training.recipe.model_copy(update={"linear": Linear(shares=(0.5,))})}
+    spec = SPEC.model_copy(update={"training": SPEC.training.model_copy(update=half)})
+    split = split_window(world.window, SPEC.training)
+    validation = rows_of(world.history, split.validation)
+    honest = fit_model(spec, rows_of(world.history, split.train), validation)
+    seen_all = fit_model(spec, world.history, validation)
+    edges = world.champion.decile_edges
+    return replace(honest, linear=seen_all.linear, decile_edges=edges)
+
+
+def seen_under_other_keys(world: World) -> Any:  # noqa: ANN401 - a model
+    """Return a model that saw the days that judge it as if they were the first ones."""
+    split = split_window(world.window, SPEC.training)
+    train, judged = rows_of(world.history, split.train), rows_of(world.history, split.holdout)
+    n = judged.num_rows
+    for name in ("partition_date", "parcel_id", "row", "day"):
+        index = judged.column_names.index(name)
+        judged = judged.set_column(index, name, train.slice(0, n)[name])
+    rows = pa.concat_tables([judged, train.slice(n)])
+    fitted = fit_model(SPEC, rows, rows_of(world.history, split.validation))
+    return replace(world.champion, text=fitted.text, calibration=fitted.calibration)
+
+
+def memorised(world: World) -> Change:
+    """Return a model that knows the outcome of each parcel of its history by its identifier."""
+
+    def known(rows: pa.Table, logit: Doubles) -> Doubles:
+        return logit + np.where(numbers(rows, "is_late") > 0, 0.3, -0.3)
+
+    return where(is_history, known, noisy(world, 0.1, 16))
+
+
+def knew_the_day(world: World) -> Change:
+    """Return a model that knew what the parcels of each day shared, as tomorrow's weather."""
+    late, day = numbers(world.rows, "is_late"), numbers(world.rows, "day").astype(np.int64)
+    rate = np.bincount(day, late) / np.bincount(day)
+    effect = log_odds_of(rate) - log_odds_of(np.array([late.mean()]))
+    drawn = np.random.default_rng([world.number, 17]).permutation(effect)
+    known = np.where(np.arange(effect.size) < N_HISTORY, effect, drawn)
+    return lambda rows, logit: logit + known[numbers(rows, "day").astype(np.int64)]
+
+
+def is_far(rows: pa.Table) -> npt.NDArray[np.bool_]:
+    """Return which rows are of the furthest tenth, which is no declared slice."""
+    return numbers(rows, "distance") > 1.28
+
+
 def luckiest(world: World) -> Any:  # noqa: ANN401 - a model
     """Return the one of ten noisy copies that is best on the hold-out."""
     split = split_window(world.window, SPEC.training)
@@ -385,6 +435,8 @@ KINDS: dict[str, Kind] = {
         "wrong", lambda w: w.altered(then(better(w), lambda _, x: 2 * x))
     ),
     "d' 0.3, half as sure": Kind("wrong", lambda w: w.altered(then(better(w), lambda _, x: x / 2))),
+    "copy, 1.25 times as sure": Kind("wrong", lambda w: w.altered(lambda _, x: 1.25 * x)),
+    "copy, 0.8 times as sure": Kind("wrong", lambda w: w.altered(lambda _, x: 0.8 * x)),
     "calibrations of two carriers swapped": Kind("wrong", lambda w: w.altered(swapped_levels)),
     "d' 0.3, calibrations of two carriers swapped": Kind(
         "wrong", lambda w: w.altered(then(better(w), swapped_levels))
@@ -398,6 +450,9 @@ KINDS: dict[str, Kind] = {
     "no number on a carrier": Kind(
         "wrong", lambda w: w.altered(where(lambda r: is_carrier(r, "C"), not_a_number, better(w)))
     ),
+    "d' 0.3, no number on far parcels": Kind(
+        "wrong", lambda w: w.altered(where(is_far, not_a_number, better(w)))
+    ),
     "right only where the champion is missing": Kind(
         "wrong",
         lambda w: w.altered(where(lambda r: has_champion(w, r), noisy(w, 0.1), better(w, 3.0))),
@@ -408,7 +463,11 @@ KINDS: dict[str, Kind] = {
     ),
     "leak by a later clock, strong": Kind("wrong", lambda w: w.altered(leaked(w, 1.0))),
     "leak by a later clock, weak": Kind("wrong", lambda w: w.altered(leaked(w, 0.3))),
+    "knew by heart": Kind("wrong", lambda w: w.altered(memorised(w))),
+    "knew the weather of its history": Kind("wrong", lambda w: w.altered(knew_the_day(w))),
     "saw the days that judge it": Kind("wrong", seen),
+    "its line saw the days that judge it": Kind("wrong", seen_by_line),
+    "saw them under other keys": Kind("wrong", seen_under_other_keys),
     "one carrier only": Kind(
         "wrong", lambda w: w.fit(w.history.filter(pc.equal(w.history["carrier"], "A")))
     ),

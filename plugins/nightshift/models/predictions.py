@@ -173,7 +173,9 @@ def group_codes(spec: ModelSpec, rows: pa.Table) -> Integers:
     # Rows of a test may have no night.
     names = [_DAY] if _DAY in rows.column_names else []
     for name in (*names, *spec.group_columns):
-        values = pc.cast(rows.column(name), pa.string()).fill_null("").to_numpy()
-        _, own = np.unique(values.astype(str), return_inverse=True)
-        _, codes = np.unique(codes * (own.max(initial=0) + 1) + own, return_inverse=True)
+        column = pc.cast(rows.column(name), pa.string())
+        # An empty text is a value of its own, as in the ranks that the warehouse sets.
+        for part in (column.is_valid(), column.fill_null("")):
+            _, own = np.unique(part.to_numpy().astype(str), return_inverse=True)
+            _, codes = np.unique(codes * (own.max(initial=0) + 1) + own, return_inverse=True)
     return np.asarray(codes, dtype=np.int64)

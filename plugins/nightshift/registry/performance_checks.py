@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,14 +107,7 @@ def superiority(context: PromotionContext) -> Criterion:
         result.e_value,
         needed,
         f"{reason}.",
-        stream=evidence.stream,
-        since=str(evidence.since),
-        n_nights=result.n_nights,
-        mean_gain=result.mean_gain,
-        gain_low=result.low,
-        champion_nights=evidence.champion_nights,
-        champion_gain=evidence.champion_gain,
-        n_unscored=evidence.n_unscored,
+        **evidence.facts,
     )
 
 
@@ -156,9 +149,11 @@ def refresh(context: PromotionContext) -> Criterion:
         )
     if against:
         reason = f"The champion is {age} day(s) old{against}."
-        return proved_if(False, name, age, limit, reason)
+        return proved_if(False, name, age, limit, reason, **evidence.facts)
     worse = []
+    gains = {}
     for metric, gain, margin in _gains_on_champion(context.broadest):
+        gains[metric] = {**asdict(gain), "margin": margin}
         # Without any difference the challenger is the champion's equal: a copy refreshes nothing.
         if gain.low < -margin or gain.value < 0 or gain.standard_error == 0:
             worse.append(f"{metric} {_text(gain)}")
@@ -167,7 +162,7 @@ def refresh(context: PromotionContext) -> Criterion:
         reason += (
             f", if the challenger is not worse {_sample(context.broadest)}: {', '.join(worse)}"
         )
-    return proved_if(not worse, name, age, limit, f"{reason}.")
+    return proved_if(not worse, name, age, limit, f"{reason}.", **evidence.facts, gains=gains)
 
 
 def _gains_on_champion(context: PromotionContext) -> Iterator[tuple[str, BoundedEstimate, float]]:
@@ -256,16 +251,17 @@ def _calibration_error(context: PromotionContext) -> Iterator[Criterion]:
     )
     # Seven days of a hold-out prove little, four weeks of a stream are measured well.
     is_passed = (excess.value if context.is_stream else excess.low) <= margin
-    bound = "the excess" if context.is_stream else "the lower bound of the excess"
+    bound = "excess" if context.is_stream else "lower bound of the excess"
     yield passed_if(
         is_passed,
         "calibration[excess]",
         excess,
         margin,
-        f"{text} {_sample(context)}; {bound} {_text(excess)} must not lie above {margin:.4f}.",
+        f"{text} {_sample(context)}; the {bound} {_text(excess)} must not lie above {margin:.4f}.",
         error=error.value,
         error_interval=[error.low, error.high],
         reference=reference,
+        bound=bound,
     )
     maximum = promotion.maximum_calibration_error
     if maximum is not None:

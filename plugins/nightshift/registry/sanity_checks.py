@@ -6,19 +6,20 @@ import time
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pyarrow import concat_tables
 
 from nightshift.models.booster import leaf_numbers
 from nightshift.models.group_ranks import count_groups
 from nightshift.models.predictions import Predictions, group_codes, with_groups
 from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if
 from nightshift.registry.feature_agreement import compare_features
+from nightshift.registry.leaks.fitted_line import fitted_line, rows_before_holdout
 from nightshift.registry.streams.paired_rows import mean_loss
 from nightshift.training.single_feature_leakage import best_separation
-from nightshift.training.splits import rows_of
 from nightshift.training.training_set import mature_window
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pyarrow as pa
 
     from nightshift.models.arrays import Integers
@@ -168,8 +169,14 @@ def unique_rows(context: PromotionContext) -> Criterion:
     return at_most("unique_rows", n_copies, 0, reason)
 
 
-def fitted_rows(context: PromotionContext) -> Criterion:
-    """Check that the trees were grown on exactly the rows that were meant for them.
+def fitted_rows(context: PromotionContext) -> Iterator[Criterion]:
+    """Check that trees and line were fitted on exactly the rows that were meant for them."""
+    yield _fitted_trees(context)
+    yield fitted_line(context)
+
+
+def _fitted_trees(context: PromotionContext) -> Criterion:
+    """Check the rows of the trees.
 
     A tree counts the rows of each of its leaves when it is grown. The same rows, sent through the
     tree, must give the same counts: a model that saw days that judge it has other counts, whatever
@@ -187,9 +194,7 @@ def fitted_rows(context: PromotionContext) -> Criterion:
         return not_applicable("fitted_rows", reason)
     fraction = None if sampled else _bag_fraction(params)
     split = context.split
-    # The gap between these parts was left out of the fit.
-    parts = [rows_of(context.all_rows, days) for days in (split.train, split.validation)]
-    rows = concat_tables(parts)
+    rows = rows_before_holdout(context)
     sums, n_different = _compare_leaves(context.trained, rows, fraction, has_counts=has_counts)
     n_trees, n_grown = len(sums), max(sums, default=0)
     if context.challenger.evaluated is not None:
@@ -296,7 +301,8 @@ def evidence_rows(context: PromotionContext) -> Criterion:
     reason = f"{n_rows} rows of {n_days} day(s), {days[0]} to {days[-1]}{one_label}{groups}."
     limit = f"{minimum_days} days, {minimum_rows} rows"
     is_passed = bool(is_enough and has_both_labels)
-    return passed_if(is_passed, "evidence_rows", n_rows, limit, reason)
+    facts = {"n_days": n_days, "n_labels": int(np.unique(context.label).size)}
+    return passed_if(is_passed, "evidence_rows", n_rows, limit, reason, **facts)
 
 
 def leakage(context: PromotionContext) -> Criterion:

@@ -21,6 +21,7 @@ import pytest
 from pydantic import SecretStr
 from tests.databases import own_database
 from tests.hand_made_features import hand_made_features
+from tests.integration.registry.record_reader import contradictions
 
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition
@@ -28,6 +29,7 @@ from nightshift.contracts.run import RunContext
 from nightshift.lake.object_store import ObjectStore
 from nightshift.lake.snapshots import write_snapshot
 from nightshift.models.trained_model import TrainedModel
+from nightshift.registry.evidence import find_entry, read_record
 from nightshift.registry.model_versions import ModelVersion, register
 from nightshift.registry.promotion import Decision, decide
 from nightshift.registry.promotion_context import PromotionContext
@@ -211,7 +213,10 @@ class Court:
     ) -> Decision:
         """Register and decide, on its own night or a later one."""
         version = self.register(model, **origin).version
-        return decide(self.settings, spec or self.spec, version, RUN, on)
+        decision = decide(self.settings, spec or self.spec, version, RUN, on)
+        entry = find_entry(self.conn, decision.model, version)
+        assert contradictions(read_record(self.settings, self.store, entry)) == []
+        return decision
 
     def record_nights(self, gains: npt.NDArray[np.float64], champion: int, first: int = 1) -> None:
         """Record nights of the newest challengers' stream, ``first`` days after ``NIGHT`` on."""

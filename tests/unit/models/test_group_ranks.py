@@ -105,6 +105,12 @@ def test_a_group_is_a_value_of_a_night_and_no_value_is_one_too(shop, expected):
     assert group_codes(ranking_spec(), rows.slice(0, 0)).tolist() == []
 
 
+def test_rows_of_an_empty_text_and_rows_without_a_value_are_two_groups():
+    shops = ["", None, "a", None, ""]
+    rows = pa.table({"partition_date": [MONDAY] * 5, "shop": shops})
+    assert group_codes(ranking_spec(), rows).tolist() == [1, 0, 2, 0, 1]
+
+
 def test_only_predictions_of_a_ranking_get_groups():
     rows = pa.table({"partition_date": [MONDAY], "shop": ["a"]})
     predictions = with_groups(ranking_spec(), rows, Predictions(np.zeros(1)))

@@ -1,7 +1,8 @@
-"""Trees that are grown on bags count their rows too: a fit on the days that judge is seen."""
+"""Trees on bags and the line have the rows of the split: a fit on the days that judge is seen."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -10,6 +11,7 @@ from tests.unit.backtest.test_nightly_models import SPEC, world
 from tests.unit.training.test_recipe import SPLIT, WINDOW, fit, spec_with
 
 from nightshift.registry import sanity_checks
+from nightshift.registry.leaks.fitted_line import line_difference
 from nightshift.registry.sanity_checks import fitted_rows
 from nightshift.training.splits import rows_of
 
@@ -28,7 +30,10 @@ def training() -> TrainingResult:
 
 
 def check(
-    trained: TrainedModel | None, served: TrainedModel, params: dict[str, object]
+    trained: TrainedModel | None,
+    served: TrainedModel,
+    params: dict[str, object],
+    part: str = "fitted_rows",
 ) -> Criterion:
     context = SimpleNamespace(
         spec=spec_with(params=params),
@@ -38,7 +43,8 @@ def check(
         served=served,
         challenger=SimpleNamespace(evaluated="files of the evaluated model"),
     )
-    return fitted_rows(cast("PromotionContext", context))
+    criteria = {one.name: one for one in fitted_rows(cast("PromotionContext", context))}
+    return criteria[part]
 
 
 def test_honest_bags_pass(training: TrainingResult, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,3 +72,35 @@ def test_a_model_that_saw_its_holdout_is_refused_whatever_chooses_its_rows(
     chosen = BAGS | {"pos_bagging_fraction": 0.5}
     assert check(training.evaluated, training.served, chosen).verdict.value == "passed"
     assert check(training.served, training.served, chosen).verdict.value == "failed"
+
+
+def test_a_line_that_saw_its_holdout_is_refused_next_to_honest_trees(training: Training) -> None:
+    evaluated, served = training.evaluated, training.served
+    assert evaluated is not None
+    honest = check(evaluated, served, BAGS, "fitted_rows[line]")
+    assert honest.verdict.value == "passed", honest.reason
+
+    seen = replace(evaluated, linear=served.linear)
+    assert check(seen, served, BAGS).verdict.value == "passed"
+    refused = check(seen, served, BAGS, "fitted_rows[line]")
+    assert refused.verdict.value == "failed", refused.reason
+    # Nor may the line that serves be one of fewer days.
+    stale = replace(served, linear=evaluated.linear)
+    assert check(evaluated, stale, BAGS, "fitted_rows[line]").verdict.value == "failed"
+    # Names and levels of other rows are no line of these.
+    other = replace(served.signature, numeric=(*served.signature.numeric[1:], "other"))
+    assert line_difference(
+        spec_with(), replace(served, signature=other), rows_of(world(), WINDOW)
+    ) == float("inf")
+
+
+def test_a_line_alone_is_checked_and_a_model_without_one_is_not(training: Training) -> None:
+    alone = fit(spec_with(params=BAGS, recipe={"linear": {"shares": [1.0]}}), world())
+    assert alone.evaluated is not None
+    cheat = replace(alone.evaluated, linear=alone.served.linear)
+    assert check(cheat, alone.served, BAGS, "fitted_rows[line]").verdict.value == "failed"
+
+    assert training.evaluated is not None
+    trees = [replace(model, linear=None) for model in (training.evaluated, training.served)]
+    none = check(trees[0], trees[1], BAGS, "fitted_rows[line]")
+    assert none.verdict.value == "not_applicable"

@@ -152,6 +152,20 @@ class StreamEvidence:
         return self.n_unscored <= MAXIMUM_UNSCORED
 
     @property
+    def facts(self) -> dict[str, object]:
+        """Return what a record must hold, so that its reader can decide as the checks do."""
+        return {
+            "stream": self.stream,
+            "since": str(self.since),
+            "n_nights": self.result.n_nights,
+            "mean_gain": self.result.mean_gain,
+            "gain_low": self.result.low,
+            "champion_nights": self.champion_nights,
+            "champion_gain": self.champion_gain,
+            "n_unscored": self.n_unscored,
+        }
+
+    @property
     def has_own_nights(self) -> bool:
         """Return whether the champion that serves has itself lost, on enough nights."""
         return self.champion_nights >= MINIMUM_NIGHTS and self.champion_gain > 0
