@@ -8,18 +8,20 @@ a fault into the next tasks (``Whole.inject``).
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from examples.flights.airflow_run import PartitionTiming, run_partition
+from tests.processor_time import difference, processor_seconds
 
 from nightshift.cli.operations.critical_path import PathTask, find_path
 from nightshift.contracts.model_spec import load_specs
@@ -75,12 +77,14 @@ class Whole:
         night: The night that went through the scheduler.
         path: What its predictions waited for, read before any test touched its runs; empty in a
             kept home.
+        cost: Processor seconds of that night by part, as ``processor_seconds`` names them.
     """
 
     settings: Settings
     api: AirflowApi
     night: PartitionTiming
     path: Sequence[PathTask]
+    cost: Mapping[str, float]
 
     @contextmanager
     def inject(self, code: str) -> Iterator[None]:
@@ -171,12 +175,15 @@ def open_whole(
             if is_new:
                 _wait_for_dags(api, expected_dags(settings))
             with beside(home):
-                night = (
-                    run_partition(api, NIGHT, expected_dags(settings), timeout_seconds=1500)
-                    if is_new
-                    else PartitionTiming(NIGHT, 0, 0.0, 0.0)
-                )
-                yield Whole(settings, api, night, find_path(api, NIGHT) if is_new else ())
+                night, path = PartitionTiming(NIGHT, 0, 0.0, 0.0), ()
+                cost = base / "cost_of_the_night.json"
+                if is_new:
+                    before = processor_seconds(home)
+                    night = run_partition(api, NIGHT, expected_dags(settings), timeout_seconds=1500)
+                    used = difference(before, processor_seconds(home))
+                    cost.write_text(json.dumps(used))
+                    path = find_path(api, NIGHT)
+                yield Whole(settings, api, night, path, json.loads(cost.read_text()))
         finally:
             if not is_kept:
                 _run(env, "-m", "nightshift.cli", "down", "--delete-data", "--yes")

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import psutil
 import pytest
+from tests.processor_time import STAGES, difference, processor_seconds
 from tests.whole_night import NIGHT, Whole, expected_dags, not_green
 
+from nightshift.incidents import evaluation
 from nightshift.incidents.evaluation import evaluate
 from nightshift.incidents.records import open_incidents
 from nightshift.settings import Settings
 from nightshift.warehouse.connection import connect
 from nightshift_local.airflow_api import AirflowApi, DagRun
+from nightshift_local.servers.airflow_parts import API_SERVER
 
 pytestmark = [pytest.mark.airflow, pytest.mark.integration, pytest.mark.timeout(900)]
 
 RERUN_TIMEOUT_SECONDS = 240
+# Each minute of a night of two and a half; six have every rule at least twice.
+LOOKS_OF_A_NIGHT, LOOKS = 3, 6
 
 
 def published(settings: Settings) -> dict[str, tuple[str, int]]:
@@ -57,6 +66,45 @@ def test_a_good_night_leaves_no_incident(whole: Whole) -> None:
     assert evaluation.failed_rules == ()
     with connect(whole.settings, "test") as conn:
         assert [(incident.code, incident.what) for incident in open_incidents(conn)] == []
+
+
+def test_looking_for_incidents_takes_a_hundredth_of_a_night(
+    whole: Whole, monkeypatch: pytest.MonkeyPatch, record_figure: Callable[[str, float], None]
+) -> None:
+    """By processor time, which a busy machine changes less than its clock."""
+    _wait_until_quiet(whole.api)
+    backends: list[float] = []
+    real_connect = evaluation.connect
+
+    @contextmanager
+    def observed_connect(*arguments: Any) -> Iterator[Any]:
+        with real_connect(*arguments) as conn:
+            yield conn
+            times = psutil.Process(conn.info.backend_pid).cpu_times()
+            backends.append(times.user + times.system)
+
+    monkeypatch.setattr(evaluation, "connect", observed_connect)
+    # The first look of a process reads all files; a watch goes on for weeks.
+    evaluate(whole.settings, airflow=whole.api)
+    backends.clear()
+    own, before = time.process_time(), processor_seconds(whole.settings.home)
+    for _ in range(LOOKS):
+        # As if a minute had passed: some rules are due every two or three.
+        with connect(whole.settings, "test") as conn:
+            conn.execute(
+                "update ops.incident_rules set evaluated_at = evaluated_at - interval '1 minute'"
+            )
+        assert evaluate(whole.settings, airflow=whole.api).failed_rules == ()
+    used = difference(before, processor_seconds(whole.settings.home))
+    servers = used[API_SERVER] + used["s3"] + sum(backends)
+    look = (time.process_time() - own + servers) / LOOKS
+    night = sum(whole.cost[part] for part in STAGES)
+    share = LOOKS_OF_A_NIGHT * look / night
+    record_figure("processor seconds of a look for incidents", look)
+    record_figure("of these in Airflow's API", used[API_SERVER] / LOOKS)
+    record_figure("processor seconds of a night's stages", night)
+    record_figure("share of a night that looking takes", share)
+    assert share < 0.01
 
 
 def test_airflow_says_until_when_a_run_may_hold_its_slot(whole: Whole) -> None:

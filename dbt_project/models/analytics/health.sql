@@ -15,59 +15,62 @@ due as (
     from models
 ),
 
-newest as (
-    select
-        dataset,
-        max(partition_date) as partition_date
-    from {{ source("ops", "published") }}
-    where dataset like 'predictions/%'
-    group by dataset
-),
-
+-- A condition on a model reaches its rows alone, and each figure is worked out once: in a select list, PostgreSQL would count the
+-- rows of a load again wherever a later step names their count.
 tables as (
     select
         due.*,
         newest.partition_date,
-        pointer.load_id,
-        pointer.published_at,
+        newest.load_id,
+        newest.published_at,
         loads.n_rows as n_predictions,
-        (
-            select min(first_loads.published_at)
-            from {{ source("ops", "loads") }} as first_loads
-            where
-                first_loads.dataset = due.predictions_dataset and first_loads.partition_date = newest.partition_date
-                and first_loads.state = 'published'
-        ) as first_published_at,
+        first_load.published_at as first_published_at,
         ((newest.partition_date + 1) + due.deadline) at time zone due.timezone as deadline_at,
-        predictions.load_summary(due.model, newest.partition_date, pointer.load_id) as load_summary,
-        (
-            select feature_loads.n_rows
-            from {{ source("ops", "published") }} as feature_pointer
-            inner join {{ source("ops", "loads") }} as feature_loads
-                on
-                feature_pointer.dataset = feature_loads.dataset
-                and feature_pointer.partition_date = feature_loads.partition_date
-                and feature_pointer.load_id = feature_loads.load_id
-            where feature_pointer.dataset = due.features_dataset and feature_pointer.partition_date = newest.partition_date
-        ) as n_entities,
-        (
-            select succession.version
-            from {{ source("ml", "succession") }} as succession
-            where succession.model = due.model and succession.effective_partition <= newest.partition_date
-            order by succession.effective_partition desc, succession.promotion_id desc
-            limit 1
-        ) as champion_version,
-        not exists (
-            select 1 as is_published
-            from {{ source("ops", "published") }} as due_pointer
-            where due_pointer.dataset = due.predictions_dataset and due_pointer.partition_date = due.due_partition
-        ) as is_late
+        summary_of_load.load_summary,
+        feature_loads.n_rows as n_entities,
+        champion.version as champion_version,
+        due_pointer.load_id is null as is_late
     from due
-    left join newest on due.predictions_dataset = newest.dataset
-    left join {{ source("ops", "published") }} as pointer
-        on due.predictions_dataset = pointer.dataset and newest.partition_date = pointer.partition_date
+    left join lateral (
+        select
+            pointer.partition_date,
+            pointer.load_id,
+            pointer.published_at
+        from {{ source("ops", "published") }} as pointer
+        where pointer.dataset = due.predictions_dataset
+        order by pointer.partition_date desc
+        limit 1
+    ) as newest on true
     left join {{ source("ops", "loads") }} as loads
-        on pointer.dataset = loads.dataset and pointer.partition_date = loads.partition_date and pointer.load_id = loads.load_id
+        on
+        due.predictions_dataset = loads.dataset
+        and newest.partition_date = loads.partition_date
+        and newest.load_id = loads.load_id
+    left join lateral (
+        select min(earlier.published_at) as published_at
+        from {{ source("ops", "loads") }} as earlier
+        where
+            earlier.dataset = due.predictions_dataset
+            and earlier.partition_date = newest.partition_date
+            and earlier.state = 'published'
+    ) as first_load on true
+    left join lateral predictions.load_summary(due.model, newest.partition_date, newest.load_id) as summary_of_load (load_summary) on true
+    left join {{ source("ops", "published") }} as feature_pointer
+        on due.features_dataset = feature_pointer.dataset and newest.partition_date = feature_pointer.partition_date
+    left join {{ source("ops", "loads") }} as feature_loads
+        on
+        feature_pointer.dataset = feature_loads.dataset
+        and feature_pointer.partition_date = feature_loads.partition_date
+        and feature_pointer.load_id = feature_loads.load_id
+    left join lateral (
+        select succession.version
+        from {{ source("ml", "succession") }} as succession
+        where succession.model = due.model and succession.effective_partition <= newest.partition_date
+        order by succession.effective_partition desc, succession.promotion_id desc
+        limit 1
+    ) as champion on true
+    left join {{ source("ops", "published") }} as due_pointer
+        on due.predictions_dataset = due_pointer.dataset and due.due_partition = due_pointer.partition_date
 ),
 
 counted as (

@@ -15,6 +15,7 @@ from nightshift.contracts.datasets import load_contract
 from nightshift.contracts.document_folder import read_folder
 from nightshift.contracts.model_spec import load_spec
 from nightshift.contracts.partitions import Partition, operating_timezone
+from nightshift.lake.object_store import ObjectStore
 from nightshift.scoring.deadline_fallback import is_dormant
 from nightshift.warehouse.connection import warehouse_time
 from nightshift.warehouse.control_tables.last_good_specs import last_good_spec
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 SEEN_ELSEWHERE_FOR = dt.timedelta(hours=1)
 # A partition that was first published so soon after its day was published by its own night.
 NIGHTLY_DELAY = dt.timedelta(days=8)
+# A store that is asked each minute must not hold the evaluation up.
+STORE_SECONDS = 3.0
 
 
 class AirflowState(Protocol):
@@ -111,11 +114,38 @@ class EvaluationContext:
 
         A history that is loaded or replayed years later has no deadline to miss.
         """
+        # One load of each dataset tells; the table has those of years.
         query = """
-            select distinct on (dataset) dataset from ops.loads
-            where state = 'published' and published_at < partition_date + %s::interval
+            select d.dataset
+            from unnest(%s::text[]) as d (dataset)
+            cross join lateral (
+                select from ops.loads l
+                where l.dataset = d.dataset and l.state = 'published'
+                    and l.published_at < l.partition_date + %s::interval
+                limit 1
+            ) nightly
         """
-        return {dataset for (dataset,) in self.conn.execute(query, [NIGHTLY_DELAY])}
+        rows = self.conn.execute(query, [self.known_datasets, NIGHTLY_DELAY])
+        return {dataset for (dataset,) in rows}
+
+    @cached_property
+    def known_datasets(self) -> list[str]:
+        """Return the datasets of contracts and specs whose rows nights publish, by name."""
+        datasets = {contract.dataset for contract in self.contract_files.documents.values()}
+        for spec in self.specs.values():
+            datasets |= {spec.features_dataset, spec.predictions_dataset}
+        return sorted(datasets)
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """Return the object store with short time limits; the rules share its client."""
+        limits = {
+            "s3_connect_timeout_seconds": STORE_SECONDS,
+            "s3_read_timeout_seconds": STORE_SECONDS,
+            # One lost packet is no outage.
+            "s3_request_attempts": 2,
+        }
+        return ObjectStore.open(self.settings.model_copy(update=limits))
 
     @cached_property
     def now(self) -> dt.datetime:

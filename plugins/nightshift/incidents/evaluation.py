@@ -11,16 +11,17 @@ import datetime as dt
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nightshift.errors import cause_of, stack_of
+from nightshift.errors import stack_of
 from nightshift.incidents.context import SEEN_ELSEWHERE_FOR, EvaluationContext
 from nightshift.incidents.facts import Fact, Rule
 from nightshift.incidents.health_subjects import keep_subjects
 from nightshift.incidents.records import SEEN_UNTIL, as_json
-from nightshift.incidents.rule_answers import RuleResult, ask, failed_rule
+from nightshift.incidents.rule_answers import RuleResult, ask, failed_rule, keep_answers
 from nightshift.incidents.rules.declared import RULES
 from nightshift.incidents.runbook_commands import page_of
 from nightshift.warehouse.connection import connect, warehouse_time
@@ -138,42 +139,51 @@ class _Evaluator:
         self.closed: list[int] = []
         self.failed: list[str] = []
         self.explained: set[str] = set()
+        # Open incidents by rule and key, as they were when this evaluation began.
+        self.known: dict[str, dict[str, int]] = defaultdict(dict)
 
     def run(self) -> _Evaluator:
-        """Evaluate each rule that is due, and store its answer before the next one."""
+        """Evaluate each rule that is due, and store its facts before the next one."""
         conn = self.context.conn
         rows = conn.execute(
             "select kind, evaluated_at, succeeded_at from ops.incident_rules"
         ).fetchall()
         last: dict[str, dt.datetime] = {name: evaluated_at for name, evaluated_at, _ in rows}
         succeeded = {name: succeeded_at for name, _, succeeded_at in rows}
+        for kind, fact_key, incident_id in conn.execute(_OPEN_INCIDENTS):
+            self.known[kind][fact_key] = incident_id
         failures: dict[str, Fact] = {}
         untouched: set[str] = set()
+        answers: list[tuple[Rule, RuleResult]] = []
         for rule in self.rules:
             if rule.kind in last and last[rule.kind] > self.context.now - rule.pause:
                 untouched.add(rule.kind)
                 continue
             if rule.needs_airflow and self.context.airflow is None:
                 # Not recorded as evaluated: that would keep those who see Airflow from their turn.
-                recent = self.context.now - SEEN_ELSEWHERE_FOR
-                unseen = RuleResult({}, set(self.context.open_keys(rule.kind, recent)))
-                self._settle(rule.kind, rule.aspect, unseen, OUT_OF_SIGHT)
+                if self.known[rule.kind]:
+                    recent = self.context.now - SEEN_ELSEWHERE_FOR
+                    unseen = RuleResult({}, set(self.context.open_keys(rule.kind, recent)))
+                    self._settle(rule.kind, rule.aspect, unseen, OUT_OF_SIGHT)
                 untouched.add(rule.kind)
                 continue
             result = ask(self.context, rule)
+            answers.append((rule, result))
             if result.facts and rule.kind in CAUSES:
                 self.explained.add(CAUSES[rule.kind])
-            if result.error is not None:
-                self.failed.append(rule.kind)
-                if self._is_symptom(result.error, succeeded.get(rule.kind)):
-                    untouched.add(rule.kind)
-                else:
-                    failures[rule.kind] = failed_rule(rule, result.error)
-            self._store(rule, result)
+            if result.error is None:
+                self._settle(rule.kind, rule.aspect, result)
+                continue
+            self.failed.append(rule.kind)
+            if self._is_symptom(result.error, succeeded.get(rule.kind)):
+                untouched.add(rule.kind)
+            else:
+                failures[rule.kind] = failed_rule(rule, result.error)
+        keep_answers(conn, answers)
         # A rule that was not due keeps the incident about its own failure.
         self._settle(FAILED_RULE, "evaluation", RuleResult(failures, untouched))
         if self.rules is RULES:
-            self._forget_rules()
+            self._forget_rules(last)
         keep_subjects(self.context)
         return self
 
@@ -186,33 +196,13 @@ class _Evaluator:
         is_short_lock = name == CAUSES["held locks"] and has_just_succeeded
         return name in self.explained or is_short_lock
 
-    def _store(self, rule: Rule, result: RuleResult) -> None:
-        conn = self.context.conn
-        problem = None if result.error is None else cause_of(result.error)
-        with conn.transaction():
-            conn.execute(
-                _KEEP_RULE,
-                {
-                    "kind": rule.kind,
-                    "aspect": rule.aspect,
-                    "seconds": result.seconds,
-                    "n_found": len(result.facts),
-                    "problem": problem,
-                },
-            )
-            if result.error is None:
-                self._settle(rule.kind, rule.aspect, result)
-
     def _settle(self, rule_name: str, aspect: str, result: RuleResult, reason: str = GONE) -> None:
         """Open, see again and close the incidents of one rule in one transaction."""
-        conn = self.context.conn
-        with conn.transaction():
-            rows = conn.execute(
-                "select fact_key, incident_id from ops.incidents"
-                " where kind = %s and closed_at is null",
-                [rule_name],
-            ).fetchall()
-            known: dict[str, int] = dict(rows)
+        known = self.known[rule_name]
+        # Most rules find nothing, and found nothing before.
+        if not result.facts and not known:
+            return
+        with self.context.conn.transaction():
             for key, fact in result.facts.items():
                 parameters = _parameters(self.context, rule_name, aspect, fact)
                 if key in known:
@@ -252,15 +242,15 @@ class _Evaluator:
         )
         self.closed += [incident_id for (incident_id,) in rows]
 
-    def _forget_rules(self) -> None:
+    def _forget_rules(self, recorded: Collection[str]) -> None:
         """Close the incidents of rules that this code does not have any more."""
-        kinds = [FAILED_RULE, *(rule.kind for rule in self.rules)]
-        rows = self.context.conn.execute(
-            "select incident_id from ops.incidents where closed_at is null and kind <> all(%s)",
-            [kinds],
-        )
-        self._close([incident_id for (incident_id,) in rows], "its rule is gone")
-        self.context.conn.execute("delete from ops.incident_rules where kind <> all(%s)", [kinds])
+        kinds = {FAILED_RULE, *(rule.kind for rule in self.rules)}
+        for kind in self.known.keys() - kinds:
+            self._close(list(self.known[kind].values()), "its rule is gone")
+        if not kinds.issuperset(recorded):
+            self.context.conn.execute(
+                "delete from ops.incident_rules where kind <> all(%s)", [list(kinds)]
+            )
 
 
 def _parameters(
@@ -304,18 +294,8 @@ def _parameters(
     }
 
 
-_KEEP_RULE = """
-insert into ops.incident_rules as kept
-    (kind, aspect, evaluated_at, succeeded_at, seconds, n_found, problem)
-values (
-    %(kind)s, %(aspect)s, clock_timestamp(),
-    case when %(problem)s::text is null then clock_timestamp() end,
-    %(seconds)s, %(n_found)s, %(problem)s
-)
-on conflict (kind) do update set
-    aspect = excluded.aspect, evaluated_at = excluded.evaluated_at, seconds = excluded.seconds,
-    problem = excluded.problem, succeeded_at = coalesce(excluded.succeeded_at, kept.succeeded_at),
-    n_found = case when excluded.problem is null then excluded.n_found else kept.n_found end
+_OPEN_INCIDENTS = """
+select kind, fact_key, incident_id from ops.incidents where closed_at is null
 """
 _OPEN = """
 with opened as (

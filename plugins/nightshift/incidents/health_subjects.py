@@ -16,24 +16,25 @@ def keep_subjects(context: EvaluationContext) -> None:
         subjects["table", spec.features_dataset] = ""
     for contract in context.contract_files.documents.values():
         subjects["table", contract.dataset] = ""
-    # One statement for all of them.
     types = [subject_type for subject_type, _ in subjects]
     names = [name for _, name in subjects]
-    with context.conn.transaction():
-        context.conn.execute(
-            """
-            insert into ops.health_subjects (subject_type, subject, owner)
-            select * from unnest(%s::text[], %s::text[], %s::text[])
-            on conflict (subject_type, subject)
-            do update set owner = excluded.owner, seen_at = clock_timestamp()
-            """,
-            [types, names, list(subjects.values())],
-        )
-        context.conn.execute(
-            """
-            delete from ops.health_subjects s where not exists (
-                select from unnest(%s::text[], %s::text[]) as known (subject_type, subject)
-                where (known.subject_type, known.subject) = (s.subject_type, s.subject))
-            """,
-            [types, names],
-        )
+    context.conn.execute(_KEEP, {"types": types, "names": names, "owners": list(subjects.values())})
+
+
+# In one statement, which writes nothing as long as no spec and no contract comes, goes or changes.
+_KEEP = """
+with known as (
+    select * from unnest(%(types)s::text[], %(names)s::text[], %(owners)s::text[])
+        as known (subject_type, subject, owner)
+), gone as (
+    delete from ops.health_subjects s
+    where not exists (
+        select from known
+        where (known.subject_type, known.subject) = (s.subject_type, s.subject))
+)
+insert into ops.health_subjects as kept (subject_type, subject, owner)
+select subject_type, subject, owner from known
+on conflict (subject_type, subject) do update
+    set owner = excluded.owner, seen_at = clock_timestamp()
+    where kept.owner <> excluded.owner
+"""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from nightshift.incidents.facts import Fact, Rule, Unchecked
 
 if TYPE_CHECKING:
     from nightshift.incidents.context import EvaluationContext
+    from nightshift.warehouse.connection import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +47,7 @@ def ask(context: EvaluationContext, rule: Rule) -> RuleResult:
     started = time.monotonic()
     result = RuleResult({}, set())
     try:
-        # In one snapshot, and without a right to write.
-        with context.conn.transaction():
-            context.conn.execute("set transaction isolation level repeatable read, read only")
+        with _one_snapshot(context.conn):
             for finding in rule.find(context):
                 if isinstance(finding, Unchecked):
                     result.unchecked.add(finding.fact_key)
@@ -57,6 +58,52 @@ def ask(context: EvaluationContext, rule: Rule) -> RuleResult:
         result.error = error
     result.seconds = time.monotonic() - started
     return result
+
+
+@contextmanager
+def _one_snapshot(conn: Connection) -> Iterator[None]:
+    """Let a rule see one instant, and write nothing."""
+    from psycopg import IsolationLevel
+
+    # As attributes they are words of BEGIN, and take no statement of their own.
+    conn.isolation_level, conn.read_only = IsolationLevel.REPEATABLE_READ, True
+    try:
+        with conn.transaction():
+            yield
+    finally:
+        # A connection that broke keeps them; nothing is written by it any more.
+        if not conn.closed:
+            conn.isolation_level, conn.read_only = None, None
+
+
+def keep_answers(conn: Connection, answers: Sequence[tuple[Rule, RuleResult]]) -> None:
+    """Record when each rule answered, how long it took, and why it could not; in one statement."""
+    rows = [
+        (
+            rule.kind,
+            rule.aspect,
+            result.seconds,
+            len(result.facts),
+            None if result.error is None else cause_of(result.error),
+        )
+        for rule, result in answers
+    ]
+    if rows:
+        conn.execute(_KEEP_ANSWERS, [list(column) for column in zip(*rows, strict=True)])
+
+
+_KEEP_ANSWERS = """
+insert into ops.incident_rules as kept
+    (kind, aspect, evaluated_at, succeeded_at, seconds, n_found, problem)
+select kind, aspect, clock_timestamp(), case when problem is null then clock_timestamp() end,
+    seconds, n_found, problem
+from unnest(%s::text[], %s::text[], %s::double precision[], %s::integer[], %s::text[])
+    as answer (kind, aspect, seconds, n_found, problem)
+on conflict (kind) do update set
+    aspect = excluded.aspect, evaluated_at = excluded.evaluated_at, seconds = excluded.seconds,
+    problem = excluded.problem, succeeded_at = coalesce(excluded.succeeded_at, kept.succeeded_at),
+    n_found = case when excluded.problem is null then excluded.n_found else kept.n_found end
+"""
 
 
 def failed_rule(rule: Rule, error: Exception) -> Fact:

@@ -169,6 +169,7 @@ class Routes:
                 n_days,
                 day,
             ),
+            drift.with_cells,
         )
 
     def show_cell(self, request: Request, model: str, feature: str, day: str) -> Response:
@@ -299,15 +300,28 @@ class Routes:
             headers=headers,
         )
 
-    def _answer(self, request: Request, template: str, build: Build) -> Response:
-        """Answer with a document as a page, or as JSON."""
+    def _answer(
+        self,
+        request: Request,
+        template: str,
+        build: Build,
+        for_programs: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ) -> Response:
+        """Answer with a document as a page, or as JSON.
+
+        Args:
+            request: What was asked for.
+            template: Name of the page.
+            build: Makes the document.
+            for_programs: Gives the same figures the form that the JSON has.
+        """
         with self._reader.snapshot() as snapshot:
             document = build(snapshot)
             document["absent"] = snapshot.absent
         # The same document, so both say the same.
         if request.query_params.get("format") == "json":
             text = json.dumps(
-                document,
+                for_programs(document),
                 default=str,
                 allow_nan=False,
                 indent=1,

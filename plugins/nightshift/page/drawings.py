@@ -17,7 +17,7 @@ from nightshift.page.charts.bars import (
     timeline,
     two_distributions,
 )
-from nightshift.page.charts.grids import HeatCell, calendar, heat_map
+from nightshift.page.charts.grids import HeatCell, HeatRow, calendar, heat_map
 from nightshift.page.charts.lines import ChartLine, day_lines
 
 Row = Mapping[str, Any]
@@ -98,18 +98,21 @@ class Drawings:
 
     def heat_map(self, document: Mapping[str, Any]) -> Markup:
         """Return the heat map of a page Drift."""
-        cells = []
-        for row in document["cells"]:
-            day, units = row["partition_date"], row["units"]
-            cells.append(HeatCell(row["feature"], day, units, row["is_drifted"], row["is_slow"]))
-        features = [row["feature"] for row in document["features"]]
+        # The features are in the order of their table, the series in that of their names.
+        series = {row["feature"]: row for row in document["series"]}
+        rows = []
+        for feature in document["features"]:
+            row = series[feature["feature"]]
+            rows.append(
+                HeatRow(row["feature"], row["days"], row["units"], row["drifted"], row["slow"])
+            )
         model = quote(document["model"], safe="")
 
         def href(cell: HeatCell) -> str:
             return f"{self._root}/drift/{model}/{quote(cell.feature, safe='')}/{cell.day}"
 
         title = f"Distance of the features of {document['model']} by day, in units of the usual"
-        return heat_map(title, features, document["days"], cells, href)
+        return heat_map(title, rows, document["days"], href)
 
     def distance(self, history: Sequence[Row]) -> Markup:
         """Return a feature's distance over days, in units of its usual variation."""

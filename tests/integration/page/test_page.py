@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 
 import psycopg
 import pytest
-from tests.integration.page.conftest import HOST, PASSWORD, open_page, pages_of
+from tests.integration.page.conftest import (
+    HOST,
+    N_DAYS,
+    N_FEATURES,
+    PASSWORD,
+    open_page,
+    pages_of,
+)
 from tests.integration.page.year import HOSTILE, HOSTILE_LEVEL, reference_document
 
 from nightshift.lake.object_store import ObjectStore
 from nightshift.page import reader as reader_module
+from nightshift.page.documents import drift
 from nightshift.page.reader import PageBusyError, PageReader, PageRoleError
 from nightshift.warehouse.analysts.page_reader import RELATIONS
 from nightshift.warehouse.connection import connect
@@ -280,6 +289,48 @@ def test_an_act_says_what_was_asked_for(changed_year):
     with open_page(changed_year) as client:
         page = client.get("/acts").text
     assert ">dag ingest, n 0, partition_key 2013-02-04</code>" in page
+
+
+def test_a_year_of_drift_is_the_view_in_json_and_on_the_map(changed_year, last):
+    n_days = N_DAYS * N_FEATURES
+    query = """
+        select partition_date, feature, kind, distance as units, is_drifted, is_slow
+        from monitoring.drift_published where model = 'model_01' order by feature, partition_date
+    """
+    with connect(changed_year, "test") as conn:
+        # A gap, and a distance that is unknown: lists must not move against each other.
+        conn.execute(
+            "delete from monitoring.drift where partition_date = %s and feature = 'feature_03'",
+            [last - dt.timedelta(days=9)],
+        )
+        conn.execute(
+            "update monitoring.drift set distance = null, is_drifted = false"
+            " where partition_date = %s and feature = 'feature_05'",
+            [last - dt.timedelta(days=5)],
+        )
+        cursor = conn.execute(query)
+        names = [column.name for column in cursor.description]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor]
+    with open_page(changed_year) as client:
+        document = client.get("/drift?model=model_01&days=366&format=json").json()
+        short = client.get("/drift?model=model_01&days=30").text
+    assert len(rows) == n_days - 1
+    assert document["cells"] == json.loads(json.dumps(rows, default=str))
+    assert document["n_cells"] == len(rows)
+    assert short.count('<a href="/drift/model_01/') >= 30 * N_FEATURES - 1
+    fewest = min(document["features"], key=lambda row: row["feature"])
+    of_one = [row for row in rows if row["feature"] == fewest["feature"]]
+    assert fewest["largest_units"] == max(row["units"] for row in of_one)
+    assert fewest["n_drifted"] == sum(row["is_drifted"] for row in of_one)
+    assert fewest["newest_day"] == str(of_one[-1]["partition_date"])
+
+
+def test_the_map_of_one_model_reads_the_pointers_of_no_other(settings_of_year, last):
+    values = {"model": "model_01", "first": last - dt.timedelta(days=365), "last": last}
+    with connect(settings_of_year, "test") as conn:
+        plan = conn.execute(f"explain {drift._DRIFT}", values).fetchall()
+    # By the dataset of the model; by an expression of each row all 50 models' would be read.
+    assert any("dataset = 'monitoring_drift/model_01'" in line for (line,) in plan)
 
 
 def test_a_map_begins_with_the_first_measured_day(changed_year, last):

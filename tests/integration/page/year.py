@@ -286,6 +286,8 @@ _STATEMENTS = (
         join ops.published l on l.dataset = 'monitoring_drift/' || s.model
             and l.partition_date = days.day
     ) d
+    -- As the write path writes them: the rows of a night and model lie together.
+    order by d.day, d.model, d.f
     """,
     """
     update monitoring.drift set slow_evidence = 0.05 * (partition_date - %(last)s::date + 25),

@@ -319,6 +319,26 @@ def test_health_is_ok_when_the_due_night_is_complete(scored):
     assert health["predicted_day"] == health["partition_date"] + dt.timedelta(days=1)
 
 
+def test_health_counts_the_rows_of_a_load_once(scored):
+    conn = scored.conn
+    (before,) = rows(conn, "select * from analytics.health")
+    conn.execute("create sequence counted_loads")
+    conn.execute(
+        """
+        create or replace function predictions.load_summary(of_model text, of_day date,
+            of_load bigint) returns jsonb language plpgsql stable as $body$
+        begin
+            perform nextval('counted_loads');
+            return '{"rows": {"champion": 50}, "known_as_of": "2013-07-03T00:00:00Z"}';
+        end $body$
+        """
+    )
+    assert rows(conn, "select * from analytics.health") == [before]
+    # One model. Where a select list counts, each later step that names the count counts again.
+    (calls,) = rows(conn, "select last_value, is_called from counted_loads")
+    assert calls == {"last_value": 1, "is_called": True}
+
+
 def test_versions_say_who_was_champion_when_and_why(scored):
     query = "select * from analytics.parcel_late_versions order by model_version"
     versions = rows(scored.conn, query)

@@ -16,8 +16,10 @@ class Answers(AirflowApi):
     def __init__(self, **answers: object) -> None:
         super().__init__("http://airflow.invalid", "user", "password")
         self._answers = answers
+        self.queries: list[dict] = []
 
-    def _call(self, method: str, path: str, **_: object) -> dict:
+    def _call(self, method: str, path: str, *, params: dict | None = None, **_: object) -> dict:
+        self.queries.append(params or {})
         return self._answers[path.rpartition("/")[2]]
 
 
@@ -42,16 +44,24 @@ def page(name: str, *entries: dict) -> dict:
 def test_a_failed_task_has_the_key_of_its_run_and_a_run_that_goes_on_is_left_alone():
     api = Answers(
         taskInstances=page("task_instances", task("failed"), task("succeeded"), task("running")),
-        dagRuns=page("dag_runs", run("failed", "failed"), run("succeeded", "success")),
+        dagRuns=page("dag_runs", run("failed", "failed")),
+        succeeded=run("succeeded", "success"),
+        running=run("running", "running") | {"end_date": None},
     )
     keys = [(entry["task_id"], entry["partition_key"]) for entry in api.failed_tasks(SINCE)]
     assert keys == [("load", "key of failed"), ("load", "key of succeeded")]
 
 
+def test_the_good_runs_of_a_week_are_not_read():
+    api = Answers(taskInstances=page("task_instances"), dagRuns=page("dag_runs"))
+    assert api.failed_tasks(SINCE) == []
+    assert [query.get("state") for query in api.queries] == ["failed", "failed"]
+
+
 def test_a_run_that_failed_without_a_failed_task_is_one_without_a_task():
     api = Answers(
         taskInstances=page("task_instances"),
-        dagRuns=page("dag_runs", run("overdue", "failed"), run("fine", "success")),
+        dagRuns=page("dag_runs", run("overdue", "failed")),
     )
     (entry,) = api.failed_tasks(SINCE)
     assert (entry["task_id"], entry["partition_key"]) == ("", "key of overdue")

@@ -15,7 +15,7 @@ from nightshift.page.charts.bars import (
     timeline,
     two_distributions,
 )
-from nightshift.page.charts.grids import HeatCell, calendar, heat_class, heat_map
+from nightshift.page.charts.grids import HeatRow, calendar, heat_class, heat_map
 from nightshift.page.charts.lines import ChartLine, day_lines
 from nightshift.page.charts.svg import month_starts, number, ticks
 
@@ -41,7 +41,7 @@ def texts(chart):
 def test_every_chart_escapes_names():
     start = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
     span = GanttBar(HOSTILE, start, start + dt.timedelta(minutes=1), "accent", HOSTILE)
-    cell = HeatCell(HOSTILE, DAY, 1.5, is_drifted=True, is_slow=True)
+    row = HeatRow(HOSTILE, [DAY], [1.5], [True], [True])
     charts = [
         gantt(HOSTILE, [span], None),
         timeline(
@@ -49,7 +49,7 @@ def test_every_chart_escapes_names():
         ),
         two_distributions(HOSTILE, [HOSTILE, "b"], [0.1, 0.9], [0.4, 0.6]),
         share_grid(HOSTILE, [HOSTILE], [HOSTILE], {(HOSTILE, HOSTILE): 0.5}),
-        heat_map(HOSTILE, [HOSTILE], [DAY], [cell], lambda cell: f"/drift/{cell.feature}"),
+        heat_map(HOSTILE, [row], [DAY], lambda cell: f"/drift/{cell.feature}"),
         calendar(HOSTILE, {DAY: "hole"}, lambda day: f"/{day}?model={HOSTILE}"),
         day_lines(
             HOSTILE,
@@ -90,21 +90,18 @@ def test_bars_of_a_grid_have_one_scale_and_no_bar_where_nothing_is_known():
 
 
 def test_a_chart_with_links_is_no_picture():
-    cell = HeatCell("a", DAY, 1.0, is_drifted=False)
-    links = heat_map("x", ["a"], [DAY], [cell], lambda _: "/")
+    links = heat_map("x", [HeatRow("a", [DAY], [1.0], [False], [False])], [DAY], lambda _: "/")
     picture = share_grid("x", ["a"], ["v1"], {("a", "v1"): 0.5})
     assert parse(links)[0].attrib["role"] == "group"
     assert parse(picture)[0].attrib["role"] == "img"
 
 
 def test_a_large_map_has_shapes_instead_of_links():
-    features = [f"f{index}" for index in range(40)]
     columns = days(*range(100))
-    cells = [
-        HeatCell(feature, day, 0.1, is_drifted=False) for feature in features for day in columns
-    ]
-    small = heat_map("x", features, columns, cells[:2000], lambda _: "/x")
-    large = heat_map("x", features, columns, cells, lambda _: "/x")
+    never = [False] * 100
+    rows = [HeatRow(f"f{index}", columns, [0.1] * 100, never, never) for index in range(40)]
+    small = heat_map("x", rows[:20], columns, lambda _: "/x")
+    large = heat_map("x", rows, columns, lambda _: "/x")
     assert str(small).count("<a ") == 2000
     assert "<a " not in str(large)
     assert len(str(large)) < 150_000
@@ -112,17 +109,18 @@ def test_a_large_map_has_shapes_instead_of_links():
 
 def test_a_slow_change_is_a_bar_in_maps_of_both_sizes():
     columns = days(0, 1)
-    cells = [
-        HeatCell("f", DAY, 0.1, is_drifted=False, is_slow=True),
-        HeatCell("f", columns[1], 0.1, is_drifted=False),
-    ]
-    small = heat_map("x", ["f"], columns, cells, lambda _: "/x")
+    row = HeatRow("f", columns, [0.1, 0.1], [False, False], [True, False])
+    small = heat_map("x", [row], columns, lambda _: "/x")
     assert sum(element.get("class") == "slow" for element in parse(small)) == 1
     assert "f, 2024-01-01: 0.10 units, slow change" in texts(small)
     many = days(*range(3001))
-    large = heat_map("x", ["f"], many, [HeatCell("f", day, 0.1, False, True) for day in many], str)
-    [bars] = [element for element in parse(large) if element.get("class") == "slow"]
-    assert bars.get("d").count("M") == 3001
+    large = heat_map(
+        "x", [HeatRow("f", many, [0.1] * 3001, [True] * 3001, [True] * 3001)], many, str
+    )
+    paths = {element.get("class"): element.get("d") for element in parse(large) if element.get("d")}
+    # What is drawn later lies above.
+    assert list(paths) == ["cell heat0", "drifted", "slow"]
+    assert {path.count("M") for path in paths.values()} == {3001}
 
 
 def test_a_deadline_is_drawn_when_it_is_near():

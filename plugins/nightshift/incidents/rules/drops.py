@@ -12,7 +12,6 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.errors import NightshiftError
 from nightshift.incidents.context import deadline_of, describe_days, local_time
 from nightshift.incidents.facts import Fact, Findings, Unchecked
-from nightshift.incidents.rules.store import quick_store
 from nightshift.ingestion.late_arrivals import find_late_drops
 from nightshift.lake.drops import MANIFEST_SUFFIX, manifest_key
 from nightshift.warehouse.ledger import lookback_days
@@ -156,7 +155,7 @@ def late_drops(context: EvaluationContext) -> Findings:
 
     A run loads what came late for its look-back. An older day waits until a person decides.
     """
-    store = quick_store(context)
+    store = context.store
     for contract in context.daily_contracts:
         try:
             late = _late_drops(context, store, contract)

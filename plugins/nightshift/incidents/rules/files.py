@@ -162,7 +162,14 @@ def _good_revision(context: EvaluationContext, folder: Path, failed_at: dt.datet
     if built_at is None:
         return ""
     before = f"--before={built_at.isoformat()}"
-    return _git(folder, "rev-list", "-1", "--abbrev-commit", before, "HEAD")
+    return _git(
+        folder,
+        "rev-list",
+        "-1",
+        "--abbrev-commit",
+        before,
+        "HEAD",
+    )
 
 
 def _broken_sql(
@@ -317,7 +324,14 @@ def _deleted_dags_command(folder: Path) -> str:
 
 def restore_command(folder: Path, file: str) -> str:
     """Return the command that brings back a file of a folder as it was before its last change."""
-    last_change = _git(folder, "log", "-1", "--format=%h", "--", file)
+    last_change = _git(
+        folder,
+        "log",
+        "-1",
+        "--format=%h",
+        "--",
+        file,
+    )
     if not last_change:
         # Not under version control here: the deployment has the file.
         return "nightshift status"

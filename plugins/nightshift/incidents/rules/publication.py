@@ -15,7 +15,7 @@ from nightshift.warehouse.analysts.missing_views import ViewsMissingError, missi
 from nightshift.warehouse.ledger import lookback_days
 from nightshift.warehouse.published import newest_published_day
 from nightshift.warehouse.relations.schema_views import missing_schema_views
-from nightshift.warehouse.relations.view_contracts import prediction_views
+from nightshift.warehouse.relations.view_contracts import current_suffixes
 
 if TYPE_CHECKING:
     from nightshift.contracts.datasets import DatasetContract
@@ -319,8 +319,7 @@ def missing_views(context: EvaluationContext) -> Iterator[Fact]:
     )
     existing = {name for (name,) in rows}
     for spec in context.specs.values():
-        views = prediction_views(spec).values()
-        needed = {f"{spec.name}_{view.suffix}" for view in views if not view.deprecated_by}
+        needed = {f"{spec.name}_{suffix}" for suffix in current_suffixes(spec)}
         if needed <= existing:
             continue
         error = missing_views_error(context.conn, spec)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from nightshift.errors import NightshiftError, cause_of
 from nightshift.incidents.facts import Fact, Findings, Unchecked
-from nightshift.incidents.rules.store import quick_store
 from nightshift.lake.object_errors import ObjectCorruptError, ObjectMissingError
 from nightshift.registry.evidence import EvidenceError, verify_chain
 
@@ -29,7 +28,7 @@ def champion_files(context: EvaluationContext) -> Findings:
 
     A night that meets such a file falls back. Seen by day, it is made again before the night.
     """
-    store = quick_store(context)
+    store = context.store
     rows = context.conn.execute(_CHAMPIONS, [list(context.specs)]).fetchall()
     champions = [ServingVersion(*row) for row in rows]
     open_keys = set(context.open_keys("champion files"))
@@ -153,7 +152,7 @@ def _unusable(
 def broken_evidence(context: EvaluationContext) -> Findings:
     """Yield the models whose chain of evidence does not verify; long histories have their turn."""
     # Only decisions with a record: a rollback has none of its own.
-    store = quick_store(context)
+    store = context.store
     counts: dict[str, int] = dict(context.conn.execute(_RECORDS).fetchall())
     chosen = _models_of_this_turn(context, counts, MAX_RECORDS)
     for model in counts:

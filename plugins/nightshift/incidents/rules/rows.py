@@ -61,7 +61,7 @@ def lost_rows(context: EvaluationContext) -> Findings:
 def missing_tables(context: EvaluationContext) -> Iterator[Fact]:
     """Yield the tables of published rows that somebody has dropped."""
     tables: dict[str, str] = {}
-    for dataset in _known_datasets(context):
+    for dataset in context.known_datasets:
         target = target_of(dataset)
         if target is not None:
             tables[dataset] = f"{target.schema}.{target.table}"
@@ -81,13 +81,6 @@ def missing_tables(context: EvaluationContext) -> Iterator[Fact]:
             tables=(dataset,),
             size=1,
         )
-
-
-def _known_datasets(context: EvaluationContext) -> list[str]:
-    datasets = {contract.dataset for contract in context.contract_files.documents.values()}
-    for spec in context.specs.values():
-        datasets |= {spec.features_dataset, spec.predictions_dataset}
-    return sorted(datasets)
 
 
 _MISSING_TABLES = """

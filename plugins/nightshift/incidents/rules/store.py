@@ -8,34 +8,21 @@ from typing import TYPE_CHECKING
 from nightshift.errors import NightshiftError, ObjectStoreError, cause_of
 from nightshift.incidents.facts import Fact
 from nightshift.lake.object_errors import StoreClockError
-from nightshift.lake.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from nightshift.incidents.context import EvaluationContext
 
-# A store that is asked each minute must not hold the evaluation up.
-STORE_SECONDS = 3.0
 # What S3 servers answer to a login that they do not accept; the rest of their answer is left out.
 _REFUSALS = ("SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied", "403")
 
 
-def quick_store(context: EvaluationContext) -> ObjectStore:
-    """Return the object store with short time limits."""
-    limits = {
-        "s3_connect_timeout_seconds": STORE_SECONDS,
-        "s3_read_timeout_seconds": STORE_SECONDS,
-        # One lost packet is no outage.
-        "s3_request_attempts": 2,
-    }
-    return ObjectStore.open(context.settings.model_copy(update=limits))
-
-
 def object_store(context: EvaluationContext) -> Iterator[Fact]:
     """Yield that the object store does not answer, refuses, or has no bucket of that name."""
-    store = quick_store(context)
     try:
-        # One listing of a prefix that holds nothing: address, login and bucket.
-        next(iter(store.list("incidents/none/")), None)
+        # One listing of a prefix that holds nothing: address, login and bucket. Without a first
+        # key nothing would be sent.
+        keys = context.store.list("incidents/none/")
+        next(iter(keys), None)
     except NightshiftError as error:
         yield Fact(
             code=error.code,

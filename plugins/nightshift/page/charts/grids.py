@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -46,6 +47,30 @@ class HeatCell(NamedTuple):
     units: float | None
     is_drifted: bool
     is_slow: bool = False
+
+
+class HeatRow(NamedTuple):
+    """A feature over days: the same as cells, by column.
+
+    Attributes:
+        feature: The column.
+        days: The partitions that were measured.
+        units: Of each day, as ``HeatCell`` has it.
+        is_drifted: Of each day.
+        is_slow: Of each day.
+    """
+
+    feature: str
+    days: Sequence[dt.date]
+    units: Sequence[float | None]
+    is_drifted: Sequence[bool]
+    is_slow: Sequence[bool]
+
+    @property
+    def cells(self) -> Iterator[HeatCell]:
+        """Yield the feature on each day."""
+        for values in zip(*self[1:], strict=True):
+            yield HeatCell(self.feature, *values)
 
 
 def calendar(title: str, statuses: Mapping[dt.date, str], href: Callable[[dt.date], str]) -> Markup:
@@ -133,52 +158,51 @@ def calendar(title: str, statuses: Mapping[dt.date, str], href: Callable[[dt.dat
 
 def heat_map(
     title: str,
-    features: Sequence[str],
+    rows: Sequence[HeatRow],
     days: Sequence[dt.date],
-    cells: Sequence[HeatCell],
     href: Callable[[HeatCell], str],
 ) -> Markup:
     """Return the heat map: a row per feature, a column per day.
 
     Args:
         title: What it shows.
-        features: Rows, from the top.
+        rows: What was measured, from the top; other positions stay empty.
         days: Columns, from the left.
-        cells: What was measured; other positions stay empty.
         href: Page of a cell.
     """
-    # Both axes by name, since cells of days without a monitor run are missing.
-    rows = {feature: row for row, feature in enumerate(features)}
+    # By name, since cells of days without a monitor run are missing.
     columns = {day: column for column, day in enumerate(days)}
     # A few days do not fill the chart: cells wider than long look like bars.
     pitch = (WIDTH - MAP_LEFT) / max(
         len(days),
         12,
     )
+    height = MAP_TOP + len(rows) * ROW + 4
     parts = [
-        *_feature_names(features),
+        *_feature_names([row.feature for row in rows]),
         *_day_names(days, pitch),
     ]
     # A link and a tooltip take 150 bytes: a year of forty features would be 3 MB.
-    if len(cells) > MAX_LINKED_CELLS:
-        parts += _painted(cells, rows, columns, pitch)
-        cells = ()
-    for cell in cells:
-        x = MAP_LEFT + columns[cell.day] * pitch
-        y = MAP_TOP + rows[cell.feature] * ROW
-        parts.append(
-            _heat_cell(
-                cell,
-                round(x, 1),
-                y,
-                round(pitch - 1, 1),
-                href(cell),
+    if sum(len(row.days) for row in rows) > MAX_LINKED_CELLS:
+        parts += _painted(rows, columns, pitch)
+        rows = ()
+    for index, row in enumerate(rows):
+        y = MAP_TOP + index * ROW
+        for cell in row.cells:
+            x = MAP_LEFT + columns[cell.day] * pitch
+            parts.append(
+                _heat_cell(
+                    cell,
+                    round(x, 1),
+                    y,
+                    round(pitch - 1, 1),
+                    href(cell),
+                )
             )
-        )
     return figure(
         title,
         parts,
-        MAP_TOP + len(features) * ROW + 4,
+        height,
     )
 
 
@@ -227,29 +251,45 @@ def _day_names(days: Sequence[dt.date], pitch: float) -> Iterator[str]:
 
 
 def _painted(
-    cells: Sequence[HeatCell],
-    rows: Mapping[str, int],
+    rows: Sequence[HeatRow],
     columns: Mapping[dt.date, int],
     pitch: float,
 ) -> Iterator[str]:
     """Yield all cells of a colour as one shape, and all dots as another."""
-    shapes: dict[str, list[str]] = {}
+    # A year of forty features has 15,000 cells: each number is formatted once for its column or
+    # row, and no object is made for a cell.
     width = f"{pitch - 0.4:.1f}"
-    # The same for every cell, so it is made once.
-    outline = f"h{width}v{ROW - 2}h-{width}z"
-    for cell in cells:
-        x = MAP_LEFT + columns[cell.day] * pitch
-        y = MAP_TOP + rows[cell.feature] * ROW
-        css = f"cell {heat_class(cell.units)}"
-        shapes.setdefault(css, []).append(f"M{x:.1f} {y}{outline}")
-        # A dot of two units in the middle.
-        if cell.is_drifted:
-            dot = f"M{x + pitch / 2 - 1:.1f} {y + 6}h2v2h-2z"
-            shapes.setdefault("drifted", []).append(dot)
-        if cell.is_slow:
-            shapes.setdefault("slow", []).append(_bar(x, y, pitch - 0.4))
+    lefts, middles = {}, {}
+    for day, column in columns.items():
+        x = MAP_LEFT + column * pitch
+        lefts[day] = f"M{x:.1f} "
+        middles[day] = f"M{x + pitch / 2 - 1:.1f} "
+    shapes: dict[str, list[str]] = defaultdict(list)
+    dots: list[str] = []
+    bars: list[str] = []
+    for index, row in enumerate(rows):
+        y = MAP_TOP + index * ROW
+        box = f"{y}h{width}v{ROW - 2}h-{width}z"
+        # Two units in the middle.
+        dot = f"{y + 6}h2v2h-2z"
+        bar = f"{y + ROW - 4}h{width}v2h-{width}z"
+        for day, units, is_drifted, is_slow in zip(*row[1:], strict=True):
+            colour = heat_class(units)
+            shapes[colour].append(lefts[day] + box)
+            if is_drifted:
+                dots.append(middles[day] + dot)
+            if is_slow:
+                bars.append(lefts[day] + bar)
     for css, paths in sorted(shapes.items()):
-        yield f'<path class="{css}" d="{"".join(paths)}"/>'
+        yield f'<path class="cell {css}" d="{"".join(paths)}"/>'
+    # Above the cells.
+    marks = {
+        "drifted": dots,
+        "slow": bars,
+    }
+    for css, paths in marks.items():
+        if paths:
+            yield f'<path class="{css}" d="{"".join(paths)}"/>'
 
 
 def _bar(x: float, y: float, width: float) -> str:

@@ -25,11 +25,19 @@ MAX_LEVELS = 25
 SCORE = "score"
 MISSING, OTHER_LEVELS = "(missing)", "(all other levels)"
 
+# A year has 15,000 cells: as lists, no object is made for each of them. They keep the order of the
+# rows that they are made of.
 _DRIFT = """
-select partition_date, feature, kind, distance as units, is_drifted, is_slow
-from monitoring.drift_published
-where model = %(model)s and partition_date between %(first)s and %(last)s
-order by feature, partition_date
+select feature, array_agg(partition_date) as days, array_agg(kind) as kinds,
+    array_agg(units) as units, array_agg(is_drifted) as drifted, array_agg(is_slow) as slow
+from (
+    select partition_date, feature, kind, distance as units, is_drifted, is_slow
+    from monitoring.drift_published
+    where model = %(model)s and dataset = 'monitoring_drift/' || %(model)s
+        and partition_date between %(first)s and %(last)s
+    order by feature, partition_date
+) cell
+group by feature order by feature
 """
 _VERDICTS = """
 select partition_date, drift_status, score_drift_status, n_features, n_drifted, n_faults, cause,
@@ -89,7 +97,8 @@ def drift_document(
     """
     names = model_names(snapshot)
     chosen = model or (names[0] if names else None)
-    document: dict[str, Any] = {"models": names, "model": chosen, "days": [], "cells": []}
+    document: dict[str, Any] = {"models": names, "model": chosen, "days": []}
+    document |= {"series": [], "n_cells": 0, "features": []}
     if chosen is None:
         return document
     # A name of an address may be any text: an unknown one is a missing page, not an empty map.
@@ -103,39 +112,56 @@ def drift_document(
         return document
     first = last - dt.timedelta(days=n_days - 1)
     values = {"model": chosen, "first": first, "last": last}
-    document["cells"] = snapshot.rows(_DRIFT, values)
+    series = snapshot.rows(_DRIFT, values)
+    document |= {"series": series, "n_cells": sum(len(row["days"]) for row in series)}
     document["verdicts"] = snapshot.rows(_VERDICTS, values)
     document["faults"] = snapshot.rows(_FAULTS, values)
+    document["features"] = _features(series)
     # Those of the newest measured night: an older one knows less of the same change.
-    newest_cell = max((cell["partition_date"] for cell in document["cells"]), default=last)
+    newest_cell = max((row["newest_day"] for row in document["features"]), default=last)
     document["slow"] = snapshot.rows(_SLOW, values | {"newest": newest_cell})
     # A model of a few nights has no year to show: the map begins where something was measured.
-    begin = min((cell["partition_date"] for cell in document["cells"]), default=first)
+    begin = min((row["first_day"] for row in document["features"]), default=first)
     n_shown = (last - begin).days + 1
     document["days"] = [begin + dt.timedelta(days=index) for index in range(n_shown)]
-    document["features"] = _features(document["cells"])
     return document
 
 
-def _features(cells: list[Row]) -> list[Row]:
+def with_cells(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document with a row per feature and day instead of lists, for programs."""
+    cells = []
+    for row in document.pop("series"):
+        columns = (row["days"], row["kinds"], row["units"], row["drifted"], row["slow"])
+        for values in zip(*columns, strict=True):
+            day, column_type, units, is_drifted, is_slow = values
+            cells.append(
+                {
+                    "partition_date": day,
+                    "feature": row["feature"],
+                    "kind": column_type,
+                    "units": units,
+                    "is_drifted": is_drifted,
+                    "is_slow": is_slow,
+                }
+            )
+    return document | {"cells": cells}
+
+
+def _features(series: list[Row]) -> list[Row]:
     """Return one row per feature, those that drifted most first."""
-    # The cells come by feature and day, so the last one of a feature is its newest.
-    by_feature: dict[str, list[Row]] = {}
-    for cell in cells:
-        by_feature.setdefault(cell["feature"], []).append(cell)
     features = []
-    for feature, rows in by_feature.items():
-        units = [row["units"] for row in rows if row["units"] is not None]
-        newest = rows[-1]
+    for row in series:
+        units = [value for value in row["units"] if value is not None]
         features.append(
             {
-                "feature": feature,
-                "type": newest["kind"],
-                "newest_day": newest["partition_date"],
-                "newest_units": newest["units"],
+                "feature": row["feature"],
+                "type": row["kinds"][-1],
+                "first_day": row["days"][0],
+                "newest_day": row["days"][-1],
+                "newest_units": row["units"][-1],
                 "largest_units": max(units, default=None),
-                "n_drifted": sum(row["is_drifted"] for row in rows),
-                "n_slow": sum(row["is_slow"] for row in rows),
+                "n_drifted": sum(row["drifted"]),
+                "n_slow": sum(row["slow"]),
             }
         )
     # The score is the sum of all features: it stands above them.

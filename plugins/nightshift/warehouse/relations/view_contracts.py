@@ -159,6 +159,11 @@ def prediction_views(
     return views
 
 
+def current_suffixes(spec: ModelSpec) -> list[str]:
+    """Return the suffixes of the views that a model must have: all that are not deprecated."""
+    return [suffix for suffix in _columns(spec, {}) if not suffix.endswith("_v1")]
+
+
 def _version(spec: ModelSpec, suffix: str) -> str:
     if suffix not in VERSIONS:
         return f"{suffix.rpartition('_v')[2]}.0.0"
