@@ -74,7 +74,7 @@ def test_a_model_that_saw_its_holdout_is_refused_whatever_chooses_its_rows(
     assert check(training.served, training.served, chosen).verdict.value == "failed"
 
 
-def test_a_line_that_saw_its_holdout_is_refused_next_to_honest_trees(training: Training) -> None:
+def test_a_line_that_saw_its_holdout_is_refused_next_to_honest_trees(training: TrainingResult) -> None:
     evaluated, served = training.evaluated, training.served
     assert evaluated is not None
     honest = check(evaluated, served, BAGS, "fitted_rows[line]")
@@ -94,7 +94,7 @@ def test_a_line_that_saw_its_holdout_is_refused_next_to_honest_trees(training: T
     ) == float("inf")
 
 
-def test_a_line_alone_is_checked_and_a_model_without_one_is_not(training: Training) -> None:
+def test_a_line_alone_is_checked_and_a_model_without_one_is_not(training: TrainingResult) -> None:
     alone = fit(spec_with(params=BAGS, recipe={"linear": {"shares": [1.0]}}), world())
     assert alone.evaluated is not None
     cheat = replace(alone.evaluated, linear=alone.served.linear)
