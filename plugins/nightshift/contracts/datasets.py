@@ -16,11 +16,13 @@ from nightshift.contracts.drop_limits import DropLimits
 from nightshift.contracts.partitions import (
     EARLIEST_DAY,
     LATEST_DAY,
+    Partition,
     is_timezone,
     operating_timezone,
 )
 from nightshift.contracts.reserved_names import ColumnName, DatasetName
 from nightshift.contracts.yaml_document import Days, Frozen, Identifier, NamedDocument
+from nightshift.errors import NightshiftError
 
 CalendarDay = Annotated[dt.date, Field(ge=EARLIEST_DAY, le=LATEST_DAY)]
 """A day with which every library here can compute."""
@@ -312,6 +314,30 @@ def daily_contracts(contracts: Iterable[DatasetContract]) -> list[DatasetContrac
 
 
 # A process reads a contract once: all stages of a task work with the same one.
+class BeforeHistoryError(NightshiftError):
+    """The operating day is before the history of every dataset."""
+
+    code = "NS-TIME-003"
+
+
+def require_history(partition: Partition, contracts: Iterable[DatasetContract]) -> None:
+    """Refuse a day that no daily dataset can have, before anything is announced or published.
+
+    Raises:
+        BeforeHistoryError: No daily dataset has a history by that day.
+    """
+    starts = [contract.history_start for contract in daily_contracts(contracts)]
+    first = min(starts, default=partition.day)
+    if partition.day < first:
+        raise BeforeHistoryError(
+            f"{partition} is before the history.",
+            expected=f"{first} or later: `history_start` of the earliest daily dataset",
+            got=partition.key,
+            todo="Nothing was published. Start the day that you meant; delete an Airflow run of"
+            " this one.",
+        )
+
+
 @lru_cache(maxsize=64)
 def load_contract(datasets_dir: Path, name: str) -> DatasetContract:
     """Read one contract, ``<datasets_dir>/<name>.yaml``.

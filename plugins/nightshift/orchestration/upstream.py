@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from nightshift.contracts.datasets import DatasetContract, daily_contracts, load_contracts
+from nightshift.contracts.datasets import DatasetContract, load_contracts, require_history
 from nightshift.contracts.partitions import Partition
 from nightshift.errors import NightshiftError
 from nightshift.transformation.build import LookbackIncomplete
@@ -47,12 +47,6 @@ class FutureDayError(NightshiftError):
     code = "NS-TIME-005"
 
 
-class BeforeHistoryError(NightshiftError):
-    """The operating day is before the history of every dataset."""
-
-    code = "NS-TIME-003"
-
-
 class PermanentHoleError(NightshiftError):
     """The look-back has a hole that waiting does not fill."""
 
@@ -69,16 +63,7 @@ def require_runnable(scope: TaskScope) -> None:
     """
     partition = scope.partition
     now = dt.datetime.now(dt.UTC)
-    contracts = load_contracts(scope.settings.datasets_dir).values()
-    starts = [contract.history_start for contract in daily_contracts(contracts)]
-    first = min(starts, default=partition.day)
-    if partition.day < first:
-        raise BeforeHistoryError(
-            f"{partition} is before the history.",
-            expected=f"{first} or later: `history_start` of the earliest daily dataset",
-            got=partition.key,
-            todo="No event was emitted. Delete the run, and start the day that you meant.",
-        )
+    require_history(partition, load_contracts(scope.settings.datasets_dir).values())
     earliest_start = partition.cutoff - EARLY_START
     if now < earliest_start:
         raise FutureDayError(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nightshift.contracts.datasets import load_contract
+from nightshift.cli.data.backfill import backfill
+from nightshift.contracts.datasets import BeforeHistoryError, load_contract
 from nightshift.contracts.partitions import CalendarError, Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.orchestration import data_tasks
@@ -17,7 +18,6 @@ from nightshift.orchestration import task_scope as scopes
 from nightshift.orchestration.task_scope import TaskScope
 from nightshift.orchestration.upstream import (
     PAST_DAY_WAIT,
-    BeforeHistoryError,
     CutoffAheadError,
     FutureDayError,
     PermanentHoleError,
@@ -127,6 +127,16 @@ def test_a_day_without_data_is_refused_with_a_code(
     day = today() + dt.timedelta(days=1) if key == "tomorrow" else dt.date.fromisoformat(key)
     with pytest.raises(error):
         require_runnable(scope_of(settings, day))
+
+
+def test_backfill_refuses_a_range_that_begins_before_the_history(
+    settings: Settings, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("nightshift.cli.data.backfill", "nightshift.cli.recorded_command"):
+        monkeypatch.setattr(f"{module}.load_settings", lambda: settings)
+    with pytest.raises(BeforeHistoryError, match="2012-12-31"):
+        backfill("2012-12-31", "2013-01-02")
+    assert conn.execute("select count(*) from ops.loads").fetchone() == (0,)
 
 
 def test_status_names_a_run_that_waits(conn: Connection) -> None:

@@ -74,7 +74,9 @@ def test_a_model_that_saw_its_holdout_is_refused_whatever_chooses_its_rows(
     assert check(training.served, training.served, chosen).verdict.value == "failed"
 
 
-def test_a_line_that_saw_its_holdout_is_refused_next_to_honest_trees(training: TrainingResult) -> None:
+def test_a_line_that_saw_its_holdout_is_refused_next_to_honest_trees(
+    training: TrainingResult,
+) -> None:
     evaluated, served = training.evaluated, training.served
     assert evaluated is not None
     honest = check(evaluated, served, BAGS, "fitted_rows[line]")

@@ -22,8 +22,12 @@ def backfill(first: First, last: Last = "") -> None:
 
     Safe to repeat: equal content is not published again.
     """
+    from nightshift.contracts.datasets import read_contracts, require_history
+
     settings = load_settings()
     partitions = PartitionRange.of(first, last)
+    contracts = read_contracts(settings.datasets_dir).documents.values()
+    require_history(partitions.first, contracts)
     run = command_run(f"backfill/{partitions}")
     ingest_datasets(settings, partitions, run)
     build_features(settings, partitions, run)
