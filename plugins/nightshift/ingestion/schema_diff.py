@@ -169,9 +169,9 @@ def _illegible(
     """Return why the values of columns cannot be read, by name; without those that can be."""
     reasons = {}
     for name in names:
-        others = [other for other in header if other != name]
+        remaining = [other for other in header if other != name]
         try:
-            _read(data, drop, header, others)
+            _read(data, drop, header, remaining)
         except UnreadableFileError as error:
             reasons[name] = f"cannot be read: {error}"
     return reasons
