@@ -13,7 +13,7 @@ from tests.unit.backtest.test_nightly_models import SPEC, world
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import PartitionRange
 from nightshift.contracts.training_spec import Level
-from nightshift.contracts.training_spec import TrainingResult as TrainingSpec
+from nightshift.contracts.training_spec import Training as TrainingSpec
 from nightshift.models.booster import load_booster, predict_raw
 from nightshift.models.signature import Signature
 from nightshift.training.holdout import TrainingResult, fit_and_evaluate
