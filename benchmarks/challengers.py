@@ -341,12 +341,12 @@ def seen_by_line(world: World) -> Any:  # noqa: ANN401 - a model
 def seen_under_other_keys(world: World) -> Any:  # noqa: ANN401 - a model
     """Return a model that saw the days that judge it as if they were the first ones."""
     split = split_window(world.window, SPEC.training)
-    train, judged = rows_of(world.history, split.train), rows_of(world.history, split.holdout)
-    n = judged.num_rows
+    train, holdout = rows_of(world.history, split.train), rows_of(world.history, split.holdout)
+    n = holdout.num_rows
     for name in ("partition_date", "parcel_id", "row", "day"):
-        index = judged.column_names.index(name)
-        judged = judged.set_column(index, name, train.slice(0, n)[name])
-    rows = pa.concat_tables([judged, train.slice(n)])
+        index = holdout.column_names.index(name)
+        holdout = holdout.set_column(index, name, train.slice(0, n)[name])
+    rows = pa.concat_tables([holdout, train.slice(n)])
     fitted = fit_model(SPEC, rows, rows_of(world.history, split.validation))
     return replace(world.champion, text=fitted.text, calibration=fitted.calibration)
 

@@ -35,6 +35,8 @@ spec's rule on the same flights. Cancelled and diverted flights have no label. T
 settings were chosen among a few on these same months, so the figures are slightly optimistic.
 The replayed schedule makes them optimistic too: its `tail_number` is the aircraft that flew, and
 an airline may still change it after the evening before ([ADR 5](adr/0005-raw-versions.md)).
+Areas under curves are of the score, which has neither calibration nor the level of a night: within
+a night the probability has the same order, over the nights of a month another one.
 """
 
 WANTED = {"binary": ("calibration error", 0.03), "regression": ("bias", 3.0)}

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 MIN_SHARE = 0.2
 """Share of a loss below which no segment explains it: it is everywhere."""
 MIN_CONCENTRATION = 1.5
-"""Share of the loss over share of the rows from which a segment explains a loss: one of three
-airports has a third of whatever is lost everywhere.
+"""Share of the loss over share of the rows from which a segment explains a loss: one of three shops
+has a third of whatever is lost everywhere.
 """
 
 
