@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 FIRST, N_NIGHTS, N_ROWS = dt.date(2013, 7, 1), 14, 1000
-N_ANALYSTS, ROUND_SECONDS, N_ROUNDS = 3, 20, 3
+N_ANALYSTS, ROUND_SECONDS, N_ROUNDS = 3, 15, 3
 # A person reads an answer before the next query; without that, readers alone fill the machine.
 READING_SECONDS = 0.02
 MAX_LOCK_WAIT = "200ms"
@@ -85,8 +85,8 @@ def test_ninety_nine_of_a_hundred_queries_take_at_most_twice_as_long(nights, rec
     processes = multiprocessing.get_context("fork")
     n_published = processes.Value("i", 0)
     ratios = []
+    idle_before = read(nights.settings)
     for _ in range(N_ROUNDS):
-        idle = read(nights.settings)
         is_over = processes.Event()
         # A process of its own: threads of one interpreter would wait for each other.
         writer = processes.Process(
@@ -99,6 +99,10 @@ def test_ninety_nine_of_a_hundred_queries_take_at_most_twice_as_long(nights, rec
         writer.join()
         assert writer.exitcode == 0
         assert n_published.value > before
+        # Some queries read all nights, of which there are more now: idle is before and after.
+        idle_after = read(nights.settings)
+        idle = idle_before + idle_after
+        idle_before = idle_after
         p99 = [float(np.quantile(times, 0.99)) for times in (idle, busy)]
         ratios.append(p99[1] / p99[0])
         record_figure("p99 of analysts' queries, idle, in ms", round(1000 * p99[0], 1))
