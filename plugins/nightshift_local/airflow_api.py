@@ -122,9 +122,9 @@ class AirflowApi:
         by_key = {_run_key(run): run for run in runs}
         # A run may go on, and run its task again, or succeed without it.
         for dag_id, run_id in set(map(_run_key, tasks)) - by_key.keys():
-            lasting = self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
-            if lasting["end_date"] is not None:
-                by_key[dag_id, run_id] = lasting
+            other = self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
+            if other["end_date"] is not None:
+                by_key[dag_id, run_id] = other
         failed = []
         for task in tasks:
             run = by_key.get(_run_key(task))

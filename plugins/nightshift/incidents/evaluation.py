@@ -150,8 +150,8 @@ class _Evaluator:
         ).fetchall()
         last: dict[str, dt.datetime] = {name: evaluated_at for name, evaluated_at, _ in rows}
         succeeded = {name: succeeded_at for name, _, succeeded_at in rows}
-        for kind, fact_key, incident_id in conn.execute(_OPEN_INCIDENTS):
-            self.known[kind][fact_key] = incident_id
+        for name, fact_key, incident_id in conn.execute(_OPEN_INCIDENTS):
+            self.known[name][fact_key] = incident_id
         failures: dict[str, Fact] = {}
         untouched: set[str] = set()
         answers: list[tuple[Rule, RuleResult]] = []
@@ -244,12 +244,12 @@ class _Evaluator:
 
     def _forget_rules(self, recorded: Collection[str]) -> None:
         """Close the incidents of rules that this code does not have any more."""
-        kinds = {FAILED_RULE, *(rule.kind for rule in self.rules)}
-        for kind in self.known.keys() - kinds:
-            self._close(list(self.known[kind].values()), "its rule is gone")
-        if not kinds.issuperset(recorded):
+        names = {FAILED_RULE, *(rule.kind for rule in self.rules)}
+        for name in self.known.keys() - names:
+            self._close(list(self.known[name].values()), "its rule is gone")
+        if not names.issuperset(recorded):
             self.context.conn.execute(
-                "delete from ops.incident_rules where kind <> all(%s)", [list(kinds)]
+                "delete from ops.incident_rules where kind <> all(%s)", [list(names)]
             )
 
 

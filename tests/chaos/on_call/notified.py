@@ -114,7 +114,9 @@ def _plain(world: World, incident: dict[str, Any]) -> dict[str, Any]:
     command = command.replace(str(world.settings.dbt_project_dir), "dbt_project")
     command = re.sub(r"backend\(\d+\)", "backend(<pid>)", command)
     command = command.replace(world.settings.warehouse_database, "<database>")
-    return incident | {"command": re.sub(r"checkout \w+", "checkout <commit>", command)}
+    # A shell's reader quotes `<commit>~1`.
+    any_commit = re.sub(r"checkout '?\w+(~1)?'?", r"checkout <commit>\1", command)
+    return incident | {"command": any_commit}
 
 
 def _judge_texts(verdict: NoticeVerdict, notices: list[ReadNotice]) -> None:
