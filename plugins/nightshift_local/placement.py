@@ -1,24 +1,29 @@
 """Decide where a server keeps its files and as which user it runs.
 
 An ordinary user's servers run as that user under the home. PostgreSQL refuses root, so root's
-servers run as ``nobody``, in a folder that ``nobody`` can reach: the home if every parent can be
-traversed, else one under ``/var/lib/nightshift``.
+servers run as a user of the home's own, in a folder that this user can reach: the home if every
+parent can be traversed, else one under ``/var/lib/nightshift``. The user is a number without an
+account: no program of the machine runs as it, as many do as ``nobody``.
 """
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import shutil
 import stat
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from nightshift_local.home import claim_home
 
-UNPRIVILEGED_USER = "nobody"
+PRIVATE_IDS = range(61184, 65520)
+"""Numbers of users and groups that systemd keeps free for users without an account."""
 SYSTEM_STATE_DIR = Path("/var/lib/nightshift")
+SERVER_FOLDERS = ("postgres", "s3")
 ROOT_PREFIX = "home-"
 TRAVERSABLE = 0o711
 """Set by chmod, since a strict umask would take it away from mkdir: others may pass through, but
@@ -51,6 +56,13 @@ class Placement:
         """Make the servers' user the owner of one file or folder."""
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
+
+    def give_tree(self, folder: Path) -> None:
+        """Make the servers' user the owner of a folder and of all that is in it, itself last."""
+        for parent, _, files in os.walk(folder, topdown=False):
+            for name in files:
+                self.give(Path(parent, name))
+            self.give(Path(parent))
 
     def reachable(self, path: Path) -> Path:
         """Return a path, or a copy of it (hard links) that the servers' user can read."""
@@ -86,9 +98,8 @@ def place_servers(home: Path) -> Placement:
     if os.geteuid() != 0:
         return Placement(home)
     # PostgreSQL refuses to run as root.
-    user = pwd.getpwnam(UNPRIVILEGED_USER)
     root = home if _can_traverse(home) else _private_root(home)
-    return Placement(root, user.pw_uid, user.pw_gid)
+    return Placement(root, *_servers_user(root))
 
 
 def remove_placed_files(home: Path) -> None:
@@ -97,6 +108,21 @@ def remove_placed_files(home: Path) -> None:
     if placement.root != home:
         shutil.rmtree(placement.root, ignore_errors=True)
         (home / "private-root").unlink(missing_ok=True)
+
+
+def _servers_user(root: Path) -> tuple[int, int]:
+    """Return the user and group of a home's servers: the owner of its files, or a private one."""
+    folders = [root / name for name in SERVER_FOLDERS]
+    for status in [folder.stat() for folder in folders if folder.exists()]:
+        # A running server cannot be given another user; a home keeps the one that it began with.
+        if status.st_uid != 0:
+            return status.st_uid, status.st_gid
+    accounts = {account.pw_uid for account in pwd.getpwall()}
+    accounts |= {group.gr_gid for group in grp.getgrall()}
+    free = [number for number in PRIVATE_IDS if number not in accounts]
+    # Each home has a number of its own, so that the servers of two homes are strangers too.
+    private = free[zlib.crc32(os.fsencode(root)) % len(free)]
+    return private, private
 
 
 def _private_root(home: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import signal
 import subprocess
 import time
@@ -55,6 +57,8 @@ datestyle = 'iso, ymd'
 include_if_exists = 'postgresql.local.conf'
 """
 
+INITDB_ACCOUNT = "nobody"
+"""Who root's initdb runs as; its files belong to the servers' user before the server starts."""
 INITDB_OPTIONS = (
     f"-U {SUPERUSER} -A scram-sha-256 --data-checksums -E UTF8 --no-instructions"
     " --locale-provider=builtin --builtin-locale=C.UTF-8 --locale=C"
@@ -153,6 +157,10 @@ class PostgresServer(Part):
         control_file = data / "global" / "pg_control"
         if not version_file.exists() or not control_file.exists():
             self._initdb(data)
+        if data.stat().st_uid != data.parent.stat().st_uid:
+            # Also when initdb's caller was killed here: the folder itself changes last.
+            place_servers(self._home).give_tree(data)
+        data.parent.chmod(0o700)
         configuration = CONFIGURATION.format(port=self.port)
         (data / "postgresql.conf").write_text(configuration)
         (data / "pg_hba.conf").write_text(HOST_ACCESS)
@@ -164,13 +172,21 @@ class PostgresServer(Part):
         password_file = data.with_name("superuser-password")
         password_file.touch(mode=0o600)
         password_file.write_text(self.password(SUPERUSER))
-        placement.give(password_file)
+        user = None
+        if placement.uid is not None:
+            # initdb needs the name of its user, which only an account has. The folder around lets
+            # its group pass, so no other process of this account comes near.
+            user = pwd.getpwnam(INITDB_ACCOUNT).pw_uid
+            data.mkdir(mode=0o700, exist_ok=True)
+            data.parent.chmod(0o710)
+            for path in (data, password_file):
+                os.chown(path, user, placement.gid or -1)
         files = ["-D", str(data), "--pwfile", str(password_file)]
         try:
             done = subprocess.run(  # noqa: S603 - argv is ours
                 [self._program("initdb"), *files, *INITDB_OPTIONS.split()],
                 env={"PATH": "/usr/bin:/bin"},
-                user=placement.uid,
+                user=user,
                 group=placement.gid,
                 # Groups of root must not reach the server's user.
                 extra_groups=None if placement.uid is None else [],

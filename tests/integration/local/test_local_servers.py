@@ -1,6 +1,7 @@
 """The bundled servers are closed to others and kept alive, in a home with a space in its path."""
 
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import psycopg
 import pytest
 
 from nightshift_local.local_env import ADMIN_FILE_NAME, LocalServers, read_env
-from nightshift_local.placement import prepare_home, remove_placed_files
+from nightshift_local.placement import place_servers, prepare_home, remove_placed_files
 from nightshift_local.ports import LOOPBACK
 from nightshift_local.process import ServerProcess
 from nightshift_local.servers.object_server import ObjectServer
@@ -119,10 +120,32 @@ def test_files_are_closed_to_others_when_services_are_up(home):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's servers run as that user")
-def test_servers_run_as_unprivileged_user_when_root_starts_them(home):
-    assert {
-        server.process.find().username() for server in (PostgresServer(home), ObjectServer(home))
-    } == {"nobody"}
+def test_servers_run_as_a_user_without_an_account_when_root_starts_them(home):
+    """Root's other programs that become ``nobody`` reach no file of theirs, and no process."""
+    servers = [server.process.find() for server in (PostgresServer(home), ObjectServer(home))]
+    users = {identity for server in servers for identity in (*server.uids(), *server.gids())}
+    placed = place_servers(home)
+    assert users == {placed.uid} == {placed.gid}
+    with pytest.raises(KeyError):
+        pwd.getpwuid(placed.uid)
+    folders = [placed.root / name for name in ("postgres", "s3")]
+    owners = {path.stat().st_uid for folder in folders for path in folder.rglob("*")}
+    assert owners - {0} == {placed.uid}
+    assert [folder.stat().st_mode & 0o077 for folder in folders] == [0, 0]
+    read = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    read += [Path(f"/proc/{server.pid}/environ") for server in servers]
+    nobody = pwd.getpwnam("nobody")
+    got = subprocess.run(
+        ["/bin/cat", *read],
+        user=nobody.pw_uid,
+        group=nobody.pw_gid,
+        extra_groups=[],
+        cwd="/",
+        capture_output=True,
+        check=False,
+    )
+    assert len(read) > 500
+    assert got.stdout == b""
 
 
 def test_env_points_at_the_servers_when_services_are_up(home):

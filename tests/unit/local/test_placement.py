@@ -1,7 +1,10 @@
 """Servers of root run as an ordinary user in folders that this user can reach."""
 
+import grp
 import os
+import pwd
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +37,38 @@ def test_servers_move_out_when_home_cannot_be_reached(closed_home):
     assert stat.S_IMODE(placed.root.stat().st_mode) == 0o711
     assert place_servers(closed_home) == placed
     assert placed.own_dir("postgres").stat().st_uid == placed.uid
+
+
+@as_root
+def test_servers_of_each_home_have_a_user_of_their_own(closed_home, tmp_path):
+    placed = place_servers(closed_home)
+    with pytest.raises(KeyError):
+        pwd.getpwuid(placed.uid)
+    with pytest.raises(KeyError):
+        grp.getgrgid(placed.gid)
+    another = place_servers(prepare_home(tmp_path / "closed" / "another"))
+    assert another.uid in placement.PRIVATE_IDS
+
+
+@as_root
+def test_a_home_keeps_the_user_that_owns_its_files(closed_home):
+    nobody = pwd.getpwnam("nobody")
+    os.chown(place_servers(closed_home).own_dir("s3"), nobody.pw_uid, nobody.pw_gid)
+    placed = place_servers(closed_home)
+    assert (placed.uid, placed.gid) == (nobody.pw_uid, nobody.pw_gid)
+    assert placed.own_dir("postgres").stat().st_uid == nobody.pw_uid
+
+
+@as_root
+def test_a_tree_is_given_whole(closed_home):
+    placed = place_servers(closed_home)
+    tree = placed.own_dir("postgres") / "data"
+    (tree / "base").mkdir(parents=True)
+    (tree / "base" / "1").write_text("rows")
+    (tree / "link").symlink_to("/etc/passwd")
+    placed.give_tree(tree)
+    assert {path.lstat().st_uid for path in (tree, *tree.rglob("*"))} == {placed.uid}
+    assert Path("/etc/passwd").stat().st_uid == 0
 
 
 @as_root
