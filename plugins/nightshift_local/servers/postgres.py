@@ -157,10 +157,13 @@ class PostgresServer(Part):
         control_file = data / "global" / "pg_control"
         if not version_file.exists() or not control_file.exists():
             self._initdb(data)
-        if data.stat().st_uid != data.parent.stat().st_uid:
-            # Also when initdb's caller was killed here: the folder itself changes last.
-            place_servers(self._home).give_tree(data)
-        data.parent.chmod(0o700)
+        folder = data.parent
+        owner = folder.stat().st_uid
+        # Also when initdb's caller was killed here: the data folder itself is given last.
+        if data.stat().st_uid != owner:
+            placement = place_servers(self._home)
+            placement.give_tree(data)
+        folder.chmod(0o700)
         configuration = CONFIGURATION.format(port=self.port)
         (data / "postgresql.conf").write_text(configuration)
         (data / "pg_hba.conf").write_text(HOST_ACCESS)
@@ -173,14 +176,8 @@ class PostgresServer(Part):
         password_file.touch(mode=0o600)
         password_file.write_text(self.password(SUPERUSER))
         user = None
-        if placement.uid is not None:
-            # initdb needs the name of its user, which only an account has. The folder around lets
-            # its group pass, so no other process of this account comes near.
-            user = pwd.getpwnam(INITDB_ACCOUNT).pw_uid
-            data.mkdir(mode=0o700, exist_ok=True)
-            data.parent.chmod(0o710)
-            for path in (data, password_file):
-                os.chown(path, user, placement.gid or -1)
+        if placement.gid is not None:
+            user = _admit_initdb(data, password_file, placement.gid)
         files = ["-D", str(data), "--pwfile", str(password_file)]
         try:
             done = subprocess.run(  # noqa: S603 - argv is ours
@@ -257,6 +254,30 @@ class PostgresServer(Part):
         placement = place_servers(self._home)
         reachable = placement.reachable(installation)
         return str(reachable / "bin" / name)
+
+
+def _admit_initdb(data: Path, password_file: Path, group: int) -> int:
+    """Let initdb's account into the closed folder around the data, and return its number.
+
+    initdb asks for the name of its user, which only an account has. The folder lets its group
+    pass, so no other process of the account comes near.
+    """
+    account = pwd.getpwnam(INITDB_ACCOUNT)
+    number = account.pw_uid
+    data.mkdir(mode=0o700, exist_ok=True)
+    os.chown(
+        data,
+        number,
+        group,
+    )
+    os.chown(
+        password_file,
+        number,
+        group,
+    )
+    folder = data.parent
+    folder.chmod(0o710)
+    return number
 
 
 def _create_role(
