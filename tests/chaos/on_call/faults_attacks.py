@@ -22,7 +22,16 @@ from tests.chaos.on_call.faults_models import (
     score_degraded,
 )
 from tests.chaos.on_call.faults_servers import analysts_read_the_view, blind, lost
-from tests.chaos.on_call.history import FEATURES, HOLE, LAST_DAY, MODEL, NIGHT, SCORED, promote
+from tests.chaos.on_call.history import (
+    FEATURES,
+    FIRST_DAY,
+    HOLE,
+    LAST_DAY,
+    MODEL,
+    NIGHT,
+    SCORED,
+    promote,
+)
 from tests.chaos.on_call.world import INGEST, TRANSFORM, World
 
 from nightshift.registry.model_loader import find_version
@@ -219,6 +228,7 @@ FAULTS = (
         cause="raw.weather",
         page="`nightshift migrate` makes raw tables",
         commands=("nightshift migrate", "nightshift backfill <first> <last>"),
+        values={"first": FIRST_DAY},
         is_right=lambda world: world.has("raw/weather"),
         seen=(
             Seen(

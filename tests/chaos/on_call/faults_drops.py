@@ -147,7 +147,7 @@ FAULTS = (
         with_text(lambda text: text.replace("temperature_f", "temperature", 1)),
         cause="temperature_f",
         page="The file's header differs",
-        advice="ask upstream for the file with the old columns",
+        advice="Ask upstream for the file with the old columns",
         **GOOD_FILE,
         **refused("NS-CONTRACT-004"),
     ),
@@ -211,7 +211,7 @@ FAULTS = (
     Fault(
         "delivered_at is of the year 1",
         delivered_in_the_year_1,
-        cause="0001-01-01",
+        cause="delivered_at",
         page="is dated in the future or before 1970",
         advice="ask upstream to deliver it again under another name",
         **GOOD_FILE,

@@ -269,7 +269,7 @@ FAULTS = (
         cause=MODEL,
         page="The file of a model is gone",
         advice="bring the file back",
-        cure=lambda world: None,
+        cure=lambda world: world.check_out("models_dir", f"{MODEL}.yaml"),
         commands=(),
         is_right=lambda world: (world.settings.models_dir / f"{MODEL}.yaml").is_file(),
         stage=SCORED,
@@ -311,7 +311,7 @@ FAULTS = (
         cure=lambda world: set_search_path(world, "public"),
         cured_by="timedatectl status",
         finding="local time",
-        commands=("timedatectl status",),
+        commands=(),
         is_right=lambda _: True,
         seen=(
             Seen(
