@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
     Doubles = npt.NDArray[np.float64]
     Change = Callable[[pa.Table, Doubles], Doubles]
+    Relabel = Callable[[Doubles, np.random.Generator], Doubles]
     Expected = Literal["wrong", "equal", "better"]
 
 FIRST_DAY, N_HISTORY, ROWS_A_DAY = dt.date(2020, 1, 1), 44, 300
@@ -311,7 +312,7 @@ def is_night_after(n: int) -> Callable[[pa.Table], npt.NDArray[np.bool_]]:
     return lambda rows: numbers(rows, "day") >= N_HISTORY + LATE + n
 
 
-def with_labels(world: World, change: Callable[[Doubles, np.random.Generator], Doubles]) -> Any:  # noqa: ANN401 - a model of any engine
+def with_labels(world: World, change: Relabel) -> Any:  # noqa: ANN401 - a model of any engine
     """Return a model that was fitted on other labels."""
     label = change(numbers(world.history, "is_late"), np.random.default_rng(world.number))
     index = world.history.column_names.index("is_late")

@@ -58,7 +58,12 @@ class Placement:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
     def give_tree(self, folder: Path) -> None:
-        """Make the servers' user the owner of a folder and of all that is in it, itself last."""
+        """Make the servers' user the owner of a folder and of all that is in it, unless it is.
+
+        The folder itself is given last, so an interrupted call is completed by the next.
+        """
+        if self.uid in {None, folder.stat().st_uid}:
+            return
         for parent, _, files in os.walk(folder, topdown=False):
             for name in files:
                 self.give(Path(parent, name))
@@ -120,7 +125,7 @@ def _servers_user(root: Path) -> tuple[int, int]:
     accounts = {account.pw_uid for account in pwd.getpwall()}
     accounts |= {group.gr_gid for group in grp.getgrall()}
     free = [number for number in PRIVATE_IDS if number not in accounts]
-    # Each home has a number of its own, so that the servers of two homes are strangers too.
+    # By the folder's path: the servers of two homes are nearly always strangers too.
     private = free[zlib.crc32(os.fsencode(root)) % len(free)]
     return private, private
 

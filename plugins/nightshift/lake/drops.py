@@ -68,7 +68,7 @@ class DropManifest(BaseModel):
         try:
             return delivered_at.astimezone(dt.UTC)
         except OverflowError:
-            raise ValueError("a time within the years 1 to 9999 of UTC") from None
+            raise ValueError("must lie within the years 1 to 9999 of UTC") from None
 
     @field_validator("sha256", mode="before")
     @classmethod

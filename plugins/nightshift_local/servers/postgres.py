@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import pwd
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import psutil
 from nightshift.errors import ServiceError
 from nightshift_local.credentials import Credentials
 from nightshift_local.part import Part
-from nightshift_local.placement import place_servers
+from nightshift_local.placement import Placement, place_servers
 from nightshift_local.ports import LOOPBACK
 from nightshift_local.process import Launch
 
@@ -157,16 +157,16 @@ class PostgresServer(Part):
         control_file = data / "global" / "pg_control"
         if not version_file.exists() or not control_file.exists():
             self._initdb(data)
+        # Not only after initdb: whoever ran it may have been killed before this line.
+        placement = place_servers(self._home)
+        placement.give_tree(data)
         folder = data.parent
-        owner = folder.stat().st_uid
-        # Also when initdb's caller was killed here: the data folder itself is given last.
-        if data.stat().st_uid != owner:
-            placement = place_servers(self._home)
-            placement.give_tree(data)
         folder.chmod(0o700)
         configuration = CONFIGURATION.format(port=self.port)
-        (data / "postgresql.conf").write_text(configuration)
-        (data / "pg_hba.conf").write_text(HOST_ACCESS)
+        settings_file = data / "postgresql.conf"
+        settings_file.write_text(configuration)
+        access_file = data / "pg_hba.conf"
+        access_file.write_text(HOST_ACCESS)
         _forget_foreign_pid(data)
 
     def _initdb(self, data: Path) -> None:
@@ -176,12 +176,20 @@ class PostgresServer(Part):
         password_file.touch(mode=0o600)
         password_file.write_text(self.password(SUPERUSER))
         user = None
-        if placement.gid is not None:
-            user = _admit_initdb(data, password_file, placement.gid)
+        if placement.uid is not None:
+            account = pwd.getpwnam(INITDB_ACCOUNT)
+            user = account.pw_uid
+            _admit_initdb(
+                replace(placement, uid=user),
+                data,
+                password_file,
+            )
+        program = self._program("initdb")
+        options = INITDB_OPTIONS.split()
         files = ["-D", str(data), "--pwfile", str(password_file)]
         try:
             done = subprocess.run(  # noqa: S603 - argv is ours
-                [self._program("initdb"), *files, *INITDB_OPTIONS.split()],
+                [program, *files, *options],
                 env={"PATH": "/usr/bin:/bin"},
                 user=user,
                 group=placement.gid,
@@ -256,28 +264,17 @@ class PostgresServer(Part):
         return str(reachable / "bin" / name)
 
 
-def _admit_initdb(data: Path, password_file: Path, group: int) -> int:
-    """Let initdb's account into the closed folder around the data, and return its number.
+def _admit_initdb(placement: Placement, data: Path, password_file: Path) -> None:
+    """Let initdb's account into the closed folder around the data.
 
-    initdb asks for the name of its user, which only an account has. The folder lets its group
-    pass, so no other process of the account comes near.
+    initdb asks for the name of its user, which only an account has. The folder lets only the
+    servers' group pass, so no other process of the account comes near.
     """
-    account = pwd.getpwnam(INITDB_ACCOUNT)
-    number = account.pw_uid
     data.mkdir(mode=0o700, exist_ok=True)
-    os.chown(
-        data,
-        number,
-        group,
-    )
-    os.chown(
-        password_file,
-        number,
-        group,
-    )
+    placement.give(data)
+    placement.give(password_file)
     folder = data.parent
     folder.chmod(0o710)
-    return number
 
 
 def _create_role(

@@ -40,14 +40,19 @@ def test_servers_move_out_when_home_cannot_be_reached(closed_home):
 
 
 @as_root
-def test_servers_of_each_home_have_a_user_of_their_own(closed_home, tmp_path):
+def test_servers_have_a_user_without_an_account(closed_home):
     placed = place_servers(closed_home)
     with pytest.raises(KeyError):
         pwd.getpwuid(placed.uid)
     with pytest.raises(KeyError):
         grp.getgrgid(placed.gid)
-    another = place_servers(prepare_home(tmp_path / "closed" / "another"))
-    assert another.uid in placement.PRIVATE_IDS
+    assert placed.uid in placement.PRIVATE_IDS
+
+
+@as_root
+def test_servers_of_several_homes_have_several_users(tmp_path, closed_home):
+    homes = [prepare_home(tmp_path / "closed" / f"home {i}") for i in range(5)]
+    assert len({place_servers(home).uid for home in homes}) > 1
 
 
 @as_root
