@@ -155,4 +155,4 @@ def _number(value: float | None) -> str:
 
 
 def _gain(gain: BoundedEstimate) -> str:
-    return f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
+    return f"{gain.value:+z.4f} [{gain.low:+z.4f}, {gain.high:+z.4f}]"
