@@ -24,10 +24,8 @@ from nightshift.monitoring.columns.night_series import (
     SeriesTable,
 )
 from nightshift.monitoring.columns.order_relations import MIN_NIGHTS, broken_pairs
-from nightshift.monitoring.columns.usual_variation import (
-    UsualStep,
-    robust_scale,
-)
+from nightshift.monitoring.columns.usual_variation import UsualStep, robust_scale
+from nightshift.monitoring.columns.value_grid import OFF_GRID, agreed_grid
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -35,8 +33,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from nightshift.quality.column_order import ColumnOrder
+    from nightshift.quality.column_summary import ColumnSummary
 
     Doubles = npt.NDArray[np.float64]
+    Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,32 @@ class NightCheck(ComparedNight):
             means = self.reference(column, "mean")
             if usual.size < MIN_NIGHTS or means.size <= usual.size or summary.mean is None:
                 continue
+            was_repeated = (usual >= limits.REPEATED) & self._had_as_many(
+                column, summary, usual.size
+            )
             # A few stations may have the values of yesterday by chance, in another order.
-            is_often = np.mean(usual >= limits.REPEATED) > limits.OFTEN
+            is_often = was_repeated.mean() > limits.OFTEN
             [spread] = robust_scale(means[:, np.newaxis] - np.median(means))
             still = limits.STILL * spread
-            was_still = (usual >= limits.REPEATED) & (
-                np.abs(np.diff(means))[-usual.size :] <= still
-            )
+            was_still = was_repeated & (np.abs(np.diff(means))[-usual.size :] <= still)
             is_still = abs(summary.mean - (earlier.mean or 0.0)) <= still
-            if np.mean(usual >= limits.REPEATED) <= limits.RARE or (
+            if was_repeated.mean() <= limits.RARE or (
                 is_still and not is_often and not was_still.any()
             ):
                 detail = f"{repeated:.0%} of its values are those of the night before"
                 distance = self.step(column, "repeated_share")
                 yield InputFault(column, "frozen", distance, detail)
+
+    def _had_as_many(self, column: str, summary: ColumnSummary, n_nights: int) -> Mask:
+        """Return which of the last training partitions had as many values; shape (n_nights,).
+
+        One value of many repeats itself by chance, three of them at once hardly do. Of a column
+        with few values at all every partition counts.
+        """
+        n_distinct = self.reference(column, "n_distinct")[-n_nights:]
+        if self.n_known_values(column) < limits.MANY_VALUES * summary.n_distinct:
+            return np.ones(n_nights, np.bool_)
+        return n_distinct >= summary.n_distinct
 
     def constant(self) -> Iterator[InputFault]:
         """Find columns of zeros, and columns with one value that always had several."""
@@ -263,6 +275,20 @@ class NightCheck(ComparedNight):
                 distance = self.largest(column)
                 yield InputFault(column, "unknown values", distance, detail)
 
+    def off_grid(self) -> Iterator[InputFault]:
+        """Find columns whose ends lie between the multiples that all their nights had."""
+        for column, summary in self.columns:
+            ends = [self.reference(column, end) for end in ("minimum", "maximum")]
+            if summary.minimum is None or summary.maximum is None or ends[0].size < MIN_NIGHTS:
+                continue
+            grid = agreed_grid(np.column_stack(ends))
+            if grid is None:
+                continue
+            tonight = (summary.minimum, summary.maximum)
+            if max(map(grid.distance, tonight)) > OFF_GRID:
+                detail = f"its ends are not on the grid of {grid.step:.4g} that they always had"
+                yield InputFault(column, "unknown values", self.largest(column), detail)
+
     def shifted(self) -> Iterator[InputFault]:
         """Find columns that jump further than any step before."""
         for column in self.jumped((*LOCATIONS, "zero_share", "n_distinct", "total_variation")):
@@ -349,6 +375,7 @@ class InputChecks:
             check.changed_units,
             lambda: check.broken_orders(order),
             check.unknown_values,
+            check.off_grid,
             check.shifted,
         )
         for find_faults in checks:
