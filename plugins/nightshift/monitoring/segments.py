@@ -131,11 +131,14 @@ def shifted_slice(slices: Sequence[SliceMean]) -> str | None:
     Args:
         slices: All rows, and each level of each declared slice; empty if nothing was read.
     """
-    overall = {part.reference for part in slices if part.name == ALL_ROWS}
+    overall = None
+    for part in slices:
+        if part.name == ALL_ROWS:
+            overall = part.reference
     excess, n_rows = {}, {}
     for part in slices:
         # A level that never was is compared with what all rows usually have.
-        usual = part.reference if part.reference is not None else max(overall, default=None)
+        usual = part.reference if part.reference is not None else overall
         if part.mean is not None and usual is not None:
             excess[part.name, part.level] = (part.mean - usual) * part.n_rows
             n_rows[part.name, part.level] = part.n_rows
@@ -160,7 +163,7 @@ def slice_means(context: MonitoringContext, drift: Drift) -> list[SliceMean]:
     loads = {key: training[key] for key in sorted(training)[-SLICED_DAYS:] if key < day}
     load = LoadTable.published(context.conn, spec.features_dataset, day)
     loads[day] = load.load_id
-    parts = [sql.SQL("('all', '')")]
+    parts: list[sql.Composable] = [sql.SQL("('all', '')")]
     for name in dict.fromkeys(part.column for part in spec.promotion.slices):
         part = sql.SQL("({}, coalesce(f.{}::text, '(missing)'))")
         parts.append(part.format(sql.Literal(name), sql.Identifier(name)))

@@ -6,7 +6,7 @@ Each kind is a statement that a person can check. What is only far from usual is
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from nightshift.monitoring.columns.night_series import (
 )
 from nightshift.monitoring.columns.order_relations import MIN_NIGHTS, broken_pairs
 from nightshift.monitoring.columns.usual_variation import UsualStep, robust_scale
-from nightshift.monitoring.columns.value_grid import OFF_GRID, agreed_grid
+from nightshift.monitoring.columns.value_grid import ValueGrid, agreed_grid
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -45,9 +45,11 @@ class NightCheck(ComparedNight):
 
     Attributes:
         orders: Pairs of columns of which the first was never above the second.
+        grids: Grids of the columns that were asked for.
     """
 
     orders: frozenset[tuple[str, str]]
+    grids: dict[str, ValueGrid | None] = field(default_factory=dict)
 
     def missing(self) -> Iterator[InputFault]:
         """Find columns with more missing values than ever."""
@@ -171,7 +173,10 @@ class NightCheck(ComparedNight):
                 key=lambda unit: self._undone(column, unit[1])[0],
             )
             distance, ratio = self._undone(column, best[1])
-            if distance <= limits.UNDONE_LIMIT:
+            # Numbers of another unit lie on another grid.
+            grid = self.grid(column)
+            is_own_unit = grid is not None and grid.holds(self.profile[column])
+            if distance <= limits.UNDONE_LIMIT and not is_own_unit:
                 detail = f"usual if divided by {ratio:.3g}, as between {best[0]}"
                 yield InputFault(
                     column,
@@ -265,29 +270,28 @@ class NightCheck(ComparedNight):
                 )
 
     def unknown_values(self) -> Iterator[InputFault]:
-        """Find columns of few values, measured on a grid, with values that are not on it."""
+        """Find columns with numbers that are not on their grid, or that never were."""
         for column, summary in self.columns:
-            if summary.is_text or not summary.hashes.size:
-                continue
-            tonight, usual = self.seen_shares(column, summary)
-            if usual.size >= MIN_NIGHTS and tonight <= limits.UNSEEN < usual.min():
-                detail = f"{1 - tonight:.0%} of its distinct values never were"
-                distance = self.largest(column)
-                yield InputFault(column, "unknown values", distance, detail)
-
-    def off_grid(self) -> Iterator[InputFault]:
-        """Find columns whose ends lie between the multiples that all their nights had."""
-        for column, summary in self.columns:
-            ends = [self.reference(column, end) for end in ("minimum", "maximum")]
-            if summary.minimum is None or summary.maximum is None or ends[0].size < MIN_NIGHTS:
-                continue
-            grid = agreed_grid(np.column_stack(ends))
-            if grid is None:
-                continue
-            tonight = (summary.minimum, summary.maximum)
-            if max(map(grid.distance, tonight)) > OFF_GRID:
-                detail = f"its ends are not on the grid of {grid.step:.4g} that they always had"
+            grid = self.grid(column)
+            detail = ""
+            if grid is not None:
+                if not grid.holds(summary):
+                    detail = f"its ends are not on the grid of {grid.step:.4g} that they always had"
+            # Without a grid the values themselves are compared, where they are few.
+            elif not summary.is_text and summary.hashes.size:
+                tonight, usual = self.seen_shares(column, summary)
+                if usual.size >= MIN_NIGHTS and tonight <= limits.UNSEEN < usual.min():
+                    detail = f"{1 - tonight:.0%} of its distinct values never were"
+            if detail:
                 yield InputFault(column, "unknown values", self.largest(column), detail)
+
+    def grid(self, column: str) -> ValueGrid | None:
+        """Return the grid on which a column's smallest and largest values always were."""
+        if column not in self.grids:
+            ends = [self.reference(column, end) for end in ("minimum", "maximum")]
+            is_known = ends[0].size >= MIN_NIGHTS
+            self.grids[column] = agreed_grid(np.column_stack(ends)) if is_known else None
+        return self.grids[column]
 
     def shifted(self) -> Iterator[InputFault]:
         """Find columns that jump further than any step before."""
@@ -375,7 +379,6 @@ class InputChecks:
             check.changed_units,
             lambda: check.broken_orders(order),
             check.unknown_values,
-            check.off_grid,
             check.shifted,
         )
         for find_faults in checks:

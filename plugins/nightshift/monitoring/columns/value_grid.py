@@ -14,6 +14,8 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from nightshift.quality.column_summary import ColumnSummary
+
     Doubles = npt.NDArray[np.float64]
 
 MIN_NUMBERS = 8
@@ -31,7 +33,7 @@ class ValueGrid:
     """Numbers ``origin + k * step`` with whole ``k``.
 
     Attributes:
-        origin: One of them.
+        origin: A number on it.
         step: Largest step that all of them share.
     """
 
@@ -41,7 +43,15 @@ class ValueGrid:
     def distance(self, number: float) -> float:
         """Return how far a number is from the grid, in steps: 0 to 0.5."""
         position = (number - self.origin) / self.step
-        return abs(position - round(position))
+        nearest = round(position)
+        return abs(position - nearest)
+
+    def holds(self, summary: ColumnSummary) -> bool:
+        """Return whether the smallest and the largest number of a column are on the grid."""
+        for end in (summary.minimum, summary.maximum):
+            if end is not None and self.distance(end) > OFF_GRID:
+                return False
+        return True
 
 
 def agreed_grid(nightly: Doubles) -> ValueGrid | None:
@@ -51,11 +61,16 @@ def agreed_grid(nightly: Doubles) -> ValueGrid | None:
         nightly: Finite numbers of each night; shape (nights, numbers).
     """
     # A rare number in between is no surprise once half of the nights did not know it.
-    first, second = find_grid(nightly[::2]), find_grid(nightly[1::2])
+    first = find_grid(nightly[::2])
+    second = find_grid(nightly[1::2])
     if first is None or second is None:
         return None
-    is_same = abs(first.step - second.step) <= OFF_GRID * first.step
-    return first if is_same and first.distance(second.origin) <= OFF_GRID else None
+    difference = abs(first.step - second.step)
+    if difference > OFF_GRID * first.step:
+        return None
+    if first.distance(second.origin) > OFF_GRID:
+        return None
+    return first
 
 
 def find_grid(numbers: Doubles) -> ValueGrid | None:
@@ -65,20 +80,22 @@ def find_grid(numbers: Doubles) -> ValueGrid | None:
         numbers: Finite, in any order and shape.
     """
     unique = np.unique(numbers)
-    if unique.size < MIN_NUMBERS:
+    n_numbers = unique.size
+    if n_numbers < MIN_NUMBERS:
         return None
-    tolerance = ROUNDING * float(np.abs(unique).max())
+    largest = float(np.abs(unique).max())
+    tolerance = ROUNDING * largest
     step = 0.0
-    for gap in np.diff(unique).tolist():
+    gaps: list[float] = np.diff(unique).tolist()
+    for gap in gaps:
         step = _common_step(step, gap, tolerance)
         # Numbers without a grid end here after a few gaps.
         if step <= COARSE * tolerance:
             return None
     grid = ValueGrid(float(unique[0]), step)
     # Errors add up over the gaps, so the numbers have the last word.
-    if max(map(grid.distance, unique.tolist())) > OFF_GRID:
-        return None
-    return grid
+    furthest = max(map(grid.distance, unique.tolist()))
+    return grid if furthest <= OFF_GRID else None
 
 
 def _common_step(first: float, second: float, tolerance: float) -> float:
@@ -86,5 +103,7 @@ def _common_step(first: float, second: float, tolerance: float) -> float:
     while second > tolerance:
         rest = first % second
         # Just below a multiple is a multiple as well.
-        first, second = second, min(rest, second - rest)
+        rest = min(rest, second - rest)
+        first = second
+        second = rest
     return first
