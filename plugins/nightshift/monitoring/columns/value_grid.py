@@ -49,7 +49,10 @@ class ValueGrid:
     def holds(self, summary: ColumnSummary) -> bool:
         """Return whether the smallest and the largest number of a column are on the grid."""
         for end in (summary.minimum, summary.maximum):
-            if end is not None and self.distance(end) > OFF_GRID:
+            if end is None:
+                continue
+            distance = self.distance(end)
+            if distance > OFF_GRID:
                 return False
         return True
 
@@ -86,8 +89,8 @@ def find_grid(numbers: Doubles) -> ValueGrid | None:
     largest = float(np.abs(unique).max())
     tolerance = ROUNDING * largest
     step = 0.0
-    gaps: list[float] = np.diff(unique).tolist()
-    for gap in gaps:
+    gaps = np.diff(unique)
+    for gap in gaps.tolist():
         step = _common_step(step, gap, tolerance)
         # Numbers without a grid end here after a few gaps.
         if step <= COARSE * tolerance:
