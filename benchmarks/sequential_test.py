@@ -1,6 +1,6 @@
 """What the test of streams promises: false promotions a year, and nights until a gain is proved.
 
-``python -m benchmarks.sequential_test [--years 400] [--nights 365]`` draws the nightly gains of
+``python -m benchmarks.sequential_test [--years 2000] [--nights 365]`` draws the nightly gains of
 equal streams and of truly better ones, and looks at the e-value every night as the gate does. The
 spread of a night is that of two fits of equal models (0.0140 log loss, measured on 2013); the
 e-value does not depend on the unit. A promotion restarts the test, so a year of equal streams may
@@ -43,7 +43,7 @@ LIMIT = 0.05
 def main() -> int:
     """Run the benchmark; return 1 when a limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--years", type=int, default=400)
+    parser.add_argument("--years", type=int, default=2000)
     parser.add_argument("--nights", type=int, default=365)
     parser.add_argument("--seed", type=int, default=2013)
     parser.add_argument("--json", type=Path)

@@ -70,6 +70,11 @@ class ReplayedColumns(PartitionColumns):
             lines += [f"{day}: {fault}" for fault in self.found_faults.get(day, ())]
         return lines
 
+    @property
+    def slice_loads(self) -> dict[dt.date, int]:
+        """Return nothing: slices cost a scan a night and decide nothing here."""
+        return {}
+
     def score_profile(self) -> Profile:
         """Return the summary of the scores of all rows: in a replay nothing is published."""
         if self.champion is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from nightshift.failpoints import Failpoint, hit
 from nightshift.monitoring.context import ChampionCache, MonitoringContext
 from nightshift.monitoring.performance import ALL_ROWS, metric_loss
-from nightshift.monitoring.segments import loss_segment, shift_segment
+from nightshift.monitoring.segments import loss_segment, shift_segment, slice_means
 from nightshift.monitoring.trigger import (
     PartitionStatus,
     RetrainHistory,
@@ -343,7 +343,7 @@ def make_verdict(
 def explain(
     context: MonitoringContext, measurement: Measurement, decision: TriggerDecision
 ) -> str | None:
-    """Return the segment that explains most of a loss, or the column of most of a shift."""
+    """Return the segment of most of a loss, or the slice and column of most of a shift."""
     if decision.status.has_loss and measurement.expected is not None:
         metric = context.spec.monitoring.metric
         rule = context.expected_metric(measurement.predicted_by, "baseline")
@@ -351,7 +351,8 @@ def explain(
             usual = metric_loss(metric, measurement.expected, rule)
             return loss_segment(measurement.performance, metric, usual)
     if decision.cause == "covariate shift":
-        return shift_segment(measurement.columns.drifts)
+        drifts = measurement.columns.drifts
+        return shift_segment(drifts, lambda drift: slice_means(context, drift))
     return None
 
 

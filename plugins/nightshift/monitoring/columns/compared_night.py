@@ -143,6 +143,12 @@ class ComparedNight:
         tonight = float(np.isin(summary.hashes, values).mean())
         return tonight, np.array(usual, np.float64)
 
+    def n_known_values(self, column: str) -> int:
+        """Return how many distinct values the training partitions had, as far as hashes tell."""
+        reference = self.table.profiles[: self.table.n_reference]
+        hashes = [profile[column].hashes for profile in reference if column in profile]
+        return int(np.unique(np.concatenate(hashes)).size) if hashes else 0
+
     def locations(self, column: str) -> tuple[Doubles, Doubles, Doubles]:
         """Return expected and tonight's quantiles of a column of numbers, and their usual steps."""
         expected = self.usual.expected(self.day.weekday())

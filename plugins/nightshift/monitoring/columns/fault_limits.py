@@ -16,6 +16,8 @@ FEW_VALUES = 3
 """A column with so few values on a usual night may have one by chance."""
 OFTEN = 0.2
 """Share of the training partitions from which repeated values tell nothing."""
+MANY_VALUES = 10
+"""A column that has had so many times the values of one night takes them by turns."""
 STILL = 0.01
 """A mean that moved by so little of its usual variation between nights has stood still."""
 MINUTES_AN_HOUR, MINUTES_A_DAY = 60, 1440

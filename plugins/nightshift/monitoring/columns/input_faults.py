@@ -6,7 +6,7 @@ Each kind is a statement that a person can check. What is only far from usual is
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -24,10 +24,8 @@ from nightshift.monitoring.columns.night_series import (
     SeriesTable,
 )
 from nightshift.monitoring.columns.order_relations import MIN_NIGHTS, broken_pairs
-from nightshift.monitoring.columns.usual_variation import (
-    UsualStep,
-    robust_scale,
-)
+from nightshift.monitoring.columns.usual_variation import UsualStep, robust_scale
+from nightshift.monitoring.columns.value_grid import ValueGrid, agreed_grid
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -35,8 +33,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from nightshift.quality.column_order import ColumnOrder
+    from nightshift.quality.column_summary import ColumnSummary
 
     Doubles = npt.NDArray[np.float64]
+    Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,11 @@ class NightCheck(ComparedNight):
 
     Attributes:
         orders: Pairs of columns of which the first was never above the second.
+        grids: Grids of the columns that were asked for.
     """
 
     orders: frozenset[tuple[str, str]]
+    grids: dict[str, ValueGrid | None] = field(default_factory=dict)
 
     def missing(self) -> Iterator[InputFault]:
         """Find columns with more missing values than ever."""
@@ -72,20 +74,32 @@ class NightCheck(ComparedNight):
             means = self.reference(column, "mean")
             if usual.size < MIN_NIGHTS or means.size <= usual.size or summary.mean is None:
                 continue
+            was_repeated = (usual >= limits.REPEATED) & self._had_as_many(
+                column, summary, usual.size
+            )
             # A few stations may have the values of yesterday by chance, in another order.
-            is_often = np.mean(usual >= limits.REPEATED) > limits.OFTEN
+            is_often = was_repeated.mean() > limits.OFTEN
             [spread] = robust_scale(means[:, np.newaxis] - np.median(means))
             still = limits.STILL * spread
-            was_still = (usual >= limits.REPEATED) & (
-                np.abs(np.diff(means))[-usual.size :] <= still
-            )
+            was_still = was_repeated & (np.abs(np.diff(means))[-usual.size :] <= still)
             is_still = abs(summary.mean - (earlier.mean or 0.0)) <= still
-            if np.mean(usual >= limits.REPEATED) <= limits.RARE or (
+            if was_repeated.mean() <= limits.RARE or (
                 is_still and not is_often and not was_still.any()
             ):
                 detail = f"{repeated:.0%} of its values are those of the night before"
                 distance = self.step(column, "repeated_share")
                 yield InputFault(column, "frozen", distance, detail)
+
+    def _had_as_many(self, column: str, summary: ColumnSummary, n_nights: int) -> Mask:
+        """Return which of the last training partitions had as many values; shape (n_nights,).
+
+        One value of many repeats itself by chance, three of them at once hardly do. Of a column
+        with few values at all every partition counts.
+        """
+        n_distinct = self.reference(column, "n_distinct")[-n_nights:]
+        if self.n_known_values(column) < limits.MANY_VALUES * summary.n_distinct:
+            return np.ones(n_nights, np.bool_)
+        return n_distinct >= summary.n_distinct
 
     def constant(self) -> Iterator[InputFault]:
         """Find columns of zeros, and columns with one value that always had several."""
@@ -159,7 +173,10 @@ class NightCheck(ComparedNight):
                 key=lambda unit: self._undone(column, unit[1])[0],
             )
             distance, ratio = self._undone(column, best[1])
-            if distance <= limits.UNDONE_LIMIT:
+            # Numbers of another unit lie on another grid.
+            grid = self.grid(column)
+            is_own_unit = grid is not None and grid.holds(self.profile[column])
+            if distance <= limits.UNDONE_LIMIT and not is_own_unit:
                 detail = f"usual if divided by {ratio:.3g}, as between {best[0]}"
                 yield InputFault(
                     column,
@@ -253,15 +270,28 @@ class NightCheck(ComparedNight):
                 )
 
     def unknown_values(self) -> Iterator[InputFault]:
-        """Find columns of few values, measured on a grid, with values that are not on it."""
+        """Find columns with numbers that are not on their grid, or that never were."""
         for column, summary in self.columns:
-            if summary.is_text or not summary.hashes.size:
-                continue
-            tonight, usual = self.seen_shares(column, summary)
-            if usual.size >= MIN_NIGHTS and tonight <= limits.UNSEEN < usual.min():
-                detail = f"{1 - tonight:.0%} of its distinct values never were"
-                distance = self.largest(column)
-                yield InputFault(column, "unknown values", distance, detail)
+            grid = self.grid(column)
+            detail = ""
+            if grid is not None:
+                if not grid.holds(summary):
+                    detail = f"its ends are not on the grid of {grid.step:.4g} that they always had"
+            # Without a grid the values themselves are compared, where they are few.
+            elif not summary.is_text and summary.hashes.size:
+                tonight, usual = self.seen_shares(column, summary)
+                if usual.size >= MIN_NIGHTS and tonight <= limits.UNSEEN < usual.min():
+                    detail = f"{1 - tonight:.0%} of its distinct values never were"
+            if detail:
+                yield InputFault(column, "unknown values", self.largest(column), detail)
+
+    def grid(self, column: str) -> ValueGrid | None:
+        """Return the grid on which a column's smallest and largest values always were."""
+        if column not in self.grids:
+            ends = [self.reference(column, end) for end in ("minimum", "maximum")]
+            is_known = ends[0].size >= MIN_NIGHTS
+            self.grids[column] = agreed_grid(np.column_stack(ends)) if is_known else None
+        return self.grids[column]
 
     def shifted(self) -> Iterator[InputFault]:
         """Find columns that jump further than any step before."""

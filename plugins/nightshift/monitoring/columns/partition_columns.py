@@ -261,6 +261,14 @@ class PartitionColumns:
             else []
         )
 
+    @property
+    def slice_loads(self) -> dict[dt.date, int]:
+        """Return the feature loads of the champion's training set by day, rising."""
+        if self.champion is None:
+            return {}
+        version = self.champion.version
+        return self.reader.training_loads(version.training_set, self.champion.window)
+
     def feeds(self) -> dict[str, list[str]]:
         """Return the raw datasets behind each feature."""
         return column_feeds(
