@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.result import Limited, Result, peak_mib
-from benchmarks.scoring import DAY, make_features, sql_engine
+from benchmarks.scoring.__main__ import DAY, make_features, sql_engine
 from benchmarks.shape import CATEGORICAL, NUMERIC, SHAPE
 
 from nightshift.contracts.partitions import PartitionRange

@@ -1,6 +1,6 @@
 """The peer of a team with Spark: MLflow's ``spark_udf`` on local PySpark; run by ``scoring.py``.
 
-    python -m benchmarks.spark_peer <folder> [<jar>]
+    python -m benchmarks.scoring.spark_peer <folder> [<jar>]
 
 The folder has ``model.txt`` and ``levels.json``. With PostgreSQL's JDBC driver it does what we do,
 from and to the warehouse, by eight connections and batched inserts. Without, it is spared the

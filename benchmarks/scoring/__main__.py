@@ -355,7 +355,7 @@ def spark_script(settings: Settings, home: Path, *, has_warehouse: bool) -> dict
         _prepare_spark(settings, folder)
     command = [
         str(folder / "venv" / "bin" / "python"),
-        str(PROJECT_ROOT / "benchmarks" / "spark_peer.py"),
+        str(PROJECT_ROOT / "benchmarks" / "scoring" / "spark_peer.py"),
         str(folder),
     ]
     command += [os.environ[JDBC]] if has_warehouse else []
@@ -387,7 +387,7 @@ def _prepare_spark(settings: Settings, folder: Path) -> None:
     """Make the peer's environment, and write rows and model as it reads them."""
     from importlib.metadata import version
 
-    from benchmarks.spark_peer import N_PARTITIONS, PACKAGES
+    from benchmarks.scoring.spark_peer import N_PARTITIONS, PACKAGES
     from pyarrow import parquet
 
     (folder / "features").mkdir(parents=True)
