@@ -13,6 +13,7 @@ from benchmarks.shape import CATEGORICAL, N_CATEGORICAL, N_LEVELS, N_NUMERIC, NU
 from nightshift.contracts.model_spec import ModelSpec
 from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
+from nightshift.contracts.training_spec import Linear
 from nightshift.settings import PROJECT_ROOT, Settings
 
 if TYPE_CHECKING:
@@ -129,7 +130,10 @@ def train_champion(
         make_spec("auto", 0, trees=given.trees, leaves=given.leaves),
         Partition.parse("2013-06-30"),
     )
-    trained, rows = fit(spec)
+    # The peers score the trees alone, and each score is compared with LightGBM's own.
+    recipe = spec.training.recipe.model_copy(update={"linear": Linear(shares=(0.0,))})
+    training = spec.training.model_copy(update={"recipe": recipe})
+    trained, rows = fit(spec.model_copy(update={"training": training}))
     conn.execute(
         "insert into ml.training_sets (training_set, model, partition_date, as_of, first_day,"
         " last_day, n_rows, sha256, spec_digest, code_version, manifest, run_id)"
