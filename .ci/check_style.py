@@ -1,9 +1,11 @@
 """Check that the code reads easily: density of lines, size of modules and packages, nesting.
 
-The limits stand in ``[tool.nightshift.style]`` of pyproject.toml and hold for every package. Lines
-are non-blank lines; nodes are those of Python's syntax tree, so a denser line holds more of them.
+The limits stand in ``[tool.nightshift.style]`` of pyproject.toml. All hold for every package below
+``folders``; in ``script_folders``, whose programs wire many parts of the library together, only
+those of a module and its lines do. Lines are non-blank lines; nodes are those of Python's syntax
+tree, so a denser line holds more of them.
 
-``check_style.py [FOLDER …]`` checks the given folders, by default those of pyproject.toml.
+``check_style.py [FOLDER …]`` checks the given folders as packages, by default pyproject.toml's.
 """
 
 from __future__ import annotations
@@ -71,7 +73,11 @@ def main() -> int:
     arguments = parser.parse_args()
     table = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["nightshift"]["style"]
     folders = [Path(name) for name in table.pop("folders")]
-    problems = check_folders(arguments.folders or folders, Limits(**table))
+    script_folders = [Path(name) for name in table.pop("script_folders")]
+    limits = Limits(**table)
+    problems = check_folders(arguments.folders or folders, limits)
+    if not arguments.folders:
+        problems += check_scripts(script_folders, limits)
     for problem in problems:
         print(problem)  # noqa: T201
     return 1 if problems else 0
@@ -88,6 +94,16 @@ def check_folders(folders: Iterable[Path], limits: Limits) -> list[str]:
         problems += check_package(package, modules, limits)
         for module in modules:
             problems += check_module(module, limits)
+            problems += check_imports(module, limits)
+    return problems
+
+
+def check_scripts(folders: Iterable[Path], limits: Limits) -> list[str]:
+    """Return the findings of modules that belong to no package of the library."""
+    problems: list[str] = []
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            problems += check_module(read_module(path), limits)
     return problems
 
 
@@ -136,10 +152,6 @@ def check_module(module: Module, limits: Limits) -> Iterator[str]:
     """Yield what a module and its lines break."""
     if module.n_lines > limits.max_module_lines:
         yield finding(module.path, None, f"{module.n_lines} lines", limits.max_module_lines)
-    n_imports = len(internal_imports(module.nodes))
-    if n_imports > limits.max_internal_imports:
-        what = f"imports {n_imports} modules of the library"
-        yield finding(module.path, None, what, limits.max_internal_imports)
     for number, line in enumerate(module.text.splitlines(), 1):
         if len(line) > limits.max_columns:
             yield finding(module.path, number, f"{len(line)} columns", limits.max_columns)
@@ -154,6 +166,14 @@ def check_module(module: Module, limits: Limits) -> Iterator[str]:
             if depth > limits.max_conditional_depth:
                 what = f"{depth} conditional expressions within each other"
                 yield finding(module.path, node.lineno, what, limits.max_conditional_depth)
+
+
+def check_imports(module: Module, limits: Limits) -> Iterator[str]:
+    """Yield whether a module knows too many others."""
+    n_imports = len(internal_imports(module.nodes))
+    if n_imports > limits.max_internal_imports:
+        what = f"imports {n_imports} modules of the library"
+        yield finding(module.path, None, what, limits.max_internal_imports)
 
 
 def internal_imports(nodes: Iterable[ast.AST]) -> set[str]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.scoring import DAY, fit, make_features, make_spec
+from benchmarks.scoring.made_up import DAY, fit, make_features, make_spec
 from benchmarks.shape import SHAPE
 from pydantic import SecretStr
 

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def make_flights(n_rows: int) -> pa.Table:
     dice = np.random.default_rng(1)
     number = np.arange(n_rows)
     signs = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-    carriers = pa.array([a + b for a in signs for b in signs])  # enough for 38 million keys
+    carriers = pa.array(list(map("".join, product(signs, signs))))  # enough for 38 million keys
     minute = dice.integers(0, 24 * 60, n_rows)
     local = np.datetime64("2013-07-02T00:00:00") + minute.astype("timedelta64[m]")
     tails = pa.array([f"N{i:05d}" for i in range(4_000)] + [None] * 80)

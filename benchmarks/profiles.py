@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.result import Limited, Result, peak_mib
-from benchmarks.scoring import DAY, make_features, sql_engine
+from benchmarks.scoring.made_up import DAY, make_features
+from benchmarks.scoring.ways import sql_engine
 from benchmarks.shape import CATEGORICAL, NUMERIC, SHAPE
 
 from nightshift.contracts.partitions import PartitionRange

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from benchmarks.result import Limited, Result, peak_mib
-from benchmarks.scoring import make_spec
+from benchmarks.scoring.made_up import make_spec
 from benchmarks.shape import CATEGORICAL, N_CATEGORICAL, N_LEVELS, N_NUMERIC, NUMERIC, SHAPE
 
 from nightshift.settings import load_settings

@@ -17,6 +17,7 @@ triggers nothing.
 from __future__ import annotations
 
 import datetime as dt
+from itertools import chain
 from pathlib import Path
 
 from airflow.sdk import CronTriggerTimetable, dag
@@ -45,7 +46,7 @@ TRIGGERS = {
 )
 def catch_up() -> None:
     """Find stranded partitions once, then emit events in one task per downstream DAG."""
-    inlets = [asset for triggers in TRIGGERS.values() for asset in triggers]
+    inlets = list(chain.from_iterable(TRIGGERS.values()))
     stranded = reconcile.find_stranded.override(inlets=inlets)()
     reruns.rerun_unfinished()
     # A task emits an event of each of its outlets, so each downstream DAG has a task of its own,

@@ -108,6 +108,11 @@ def enable(text: str) -> None:
     _enabled = _parse(text)
 
 
+def has_struck() -> bool:
+    """Return whether the enabled fault has failed its failpoint."""
+    return _enabled is not None and _enabled.n_passages <= 0
+
+
 def hit(point: Failpoint, lose_answer: Callable[[], object] | None = None) -> None:
     """Pass a failpoint; fail here if it is enabled and this is the n-th passage.
 

@@ -82,7 +82,7 @@ class AirflowApi:
 
     def import_errors(self) -> list[str]:
         """Return the files that do not load, with the last line of their traceback."""
-        page = self._call("GET", "/importErrors", params={"limit": 50})
+        page = self.call("GET", "/importErrors", params={"limit": 50})
         lines = []
         for error in page["import_errors"]:
             stack = error["stack_trace"].strip().splitlines()
@@ -97,7 +97,7 @@ class AirflowApi:
     def heartbeats(self) -> dict[str, dt.datetime]:
         """Return when each part that has ever run was last heard of, UTC."""
         heartbeats = {}
-        for part, state in self._call("GET", "/monitor/health").items():
+        for part, state in self.call("GET", "/monitor/health").items():
             heard_at = (state or {}).get(f"latest_{part}_heartbeat")
             if heard_at is not None:
                 heartbeats[part] = dt.datetime.fromisoformat(heard_at)
@@ -122,7 +122,7 @@ class AirflowApi:
         by_key = {_run_key(run): run for run in runs}
         # A run may go on, and run its task again, or succeed without it.
         for dag_id, run_id in set(map(_run_key, tasks)) - by_key.keys():
-            other = self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
+            other = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
             if other["end_date"] is not None:
                 by_key[dag_id, run_id] = other
         failed = []
@@ -154,16 +154,16 @@ class AirflowApi:
         from pydantic import TypeAdapter
 
         # As a duration of ISO 8601.
-        text = self._call("GET", f"/dags/{dag_id}/details")["dag_run_timeout"]
+        text = self.call("GET", f"/dags/{dag_id}/details")["dag_run_timeout"]
         return TypeAdapter(dt.timedelta | None).validate_python(text)
 
     def unpause(self, dag_id: str) -> None:
         """Let the scheduler start runs of the DAG."""
-        self._call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
+        self.call("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
 
     def trigger(self, dag_id: str, partition_key: str | None, **form: object) -> str:
         """Start a run, of one partition or with the answers to a form, and return its run id."""
-        run = self._call(
+        run = self.call(
             "POST",
             f"/dags/{dag_id}/dagRuns",
             json={"logical_date": None, "partition_key": partition_key, "conf": form},
@@ -172,7 +172,7 @@ class AirflowApi:
 
     def run(self, dag_id: str, run_id: str) -> DagRun:
         """Return one run."""
-        return _dag_run(self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}"))
+        return _dag_run(self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}"))
 
     def runs(self, partition_key: str) -> list[DagRun]:
         """Return all runs of all DAGs for one partition, the oldest first."""
@@ -198,7 +198,7 @@ class AirflowApi:
         self, run: DagRun, task_id: str, attempt: int, map_index: int = -1
     ) -> list[dict[str, Any]]:
         """Return the log lines of one attempt: ``timestamp``, ``event``, the logger's fields."""
-        log = self._call(
+        log = self.call(
             "GET",
             f"{_path(run)}/taskInstances/{task_id}/logs/{attempt}",
             params={"full_content": "true", "map_index": map_index},
@@ -215,25 +215,25 @@ class AirflowApi:
             "reset_dag_runs": True,
             "task_ids": task_ids,
         }
-        cleared = self._call("POST", f"/dags/{run.dag_id}/clearTaskInstances", json=body)
+        cleared = self.call("POST", f"/dags/{run.dag_id}/clearTaskInstances", json=body)
         return len(cleared["task_instances"])
 
     def fail(self, run: DagRun) -> None:
         """Mark a run as failed; its tasks end, and the runs that wait for it start."""
-        self._call("PATCH", _path(run), json={"state": "failed"})
+        self.call("PATCH", _path(run), json={"state": "failed"})
 
     def _all(self, path: str, name: str, **query: str) -> list[dict[str, Any]]:
         """Return all entries of a listing, page by page."""
         entries: list[dict[str, Any]] = []
         while True:
             parameters = {**query, "limit": PAGE_ENTRIES, "offset": len(entries)}
-            page = self._call("GET", path, params=parameters)
+            page = self.call("GET", path, params=parameters)
             entries += page[name]
             if not page[name] or len(entries) >= page["total_entries"]:
                 return entries
 
     # The content is passed on to httpx.
-    def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401
+    def call(self, method: str, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401
         """Send one request; a token that has expired is renewed once.
 
         Raises:

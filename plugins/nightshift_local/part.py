@@ -61,11 +61,11 @@ class Part(ABC):
             ServiceError: It could not be prepared.
         """
         if self.process.find() is not None:
-            if not self.process.is_outdated(self._launch()):
+            if not self.process.is_outdated(self.launch()):
                 return None
             self.stop()
         self._prepare()
-        return self.process.start(self._launch())
+        return self.process.start(self.launch())
 
     def stop(self) -> None:
         """Stop it."""
@@ -95,7 +95,7 @@ class Part(ABC):
         )
 
     @abstractmethod
-    def _launch(self) -> Launch:
+    def launch(self) -> Launch:
         """Return how its process is started."""
 
     def _prepare(self) -> None:

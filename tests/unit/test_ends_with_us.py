@@ -13,7 +13,8 @@ from tests.ends_with_us import ENDS_WITH_US
 from nightshift.settings import PROJECT_ROOT
 
 ENDING_BY_THEMSELVES = {
-    "benchmarks/scoring.py": "children that score once",
+    "benchmarks/scoring/__main__.py": "children that score once",
+    "benchmarks/scoring/spark.py": "a peer that scores once",
     "tests/chaos/scheduler/test_busy_machine.py": "loops that end with their parent",
     "tests/integration/local/test_local_servers.py": "the starter that is killed",
     "tests/integration/transformation/test_dbt_runner.py": "the starter that is killed",

@@ -55,7 +55,7 @@ class Workers:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, home: Path, name: str) -> None:
-        launch = AirflowPart(home, "airflow-scheduler")._launch()
+        launch = AirflowPart(home, "airflow-scheduler").launch()
         command = [
             launch.argv[0],
             "celery",

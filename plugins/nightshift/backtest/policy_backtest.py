@@ -174,7 +174,7 @@ def _run_policies(
     ):
         events = manager.Queue()
         jobs = {
-            policy: pool.submit(_run_in_process, settings, shared, partitions, policy, events.put)
+            policy: pool.submit(run_in_process, settings, shared, partitions, policy, events.put)
             for policy in longest_first
         }
         running = set(jobs.values())
@@ -188,13 +188,14 @@ def _run_policies(
         return [jobs[policy].result() for policy in POLICIES]
 
 
-def _run_in_process(
+def run_in_process(
     settings: Settings,
     shared: SharedModels,
     partitions: PartitionRange,
     policy: Policy,
     notify: Callable[[tuple[str, str]], None],
 ) -> PolicyRun:
+    """Run one policy over its nights, alone."""
     models = shared.open()
     name = models.spec.name
     application = f"nightshift backtest {name}"[:_LONGEST_APPLICATION_NAME]

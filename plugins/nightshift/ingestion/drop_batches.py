@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 BATCH_TEXT_BYTES = 16 * 1024**2
 # Files that are read in parallel, as they are stored in the lake.
 _READ_BYTES = 8 * 1024**2
-_READ_FILES = 256
+READ_FILES = 256
 
 CheckedFile = tuple["DropManifest", DeliveredFile]
 
@@ -108,7 +108,7 @@ def _read(
         if refusals.has_refused_size(drop):
             continue
         size = refusals.deliveries.n_bytes[drop.data_key]
-        if group and (n_bytes + size > _READ_BYTES or len(group) == _READ_FILES):
+        if group and (n_bytes + size > _READ_BYTES or len(group) == READ_FILES):
             yield from _read_group(group, refusals)
             group, n_bytes = [], 0
         group.append(drop)

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 _VALUE_STATES = ("22", "23", "54")
 _NEVER_THE_FILE = (ImportError, NameError, LargeFileError)
 # Memory for checking a file within the limits, with a margin.
-_ROOM_BYTES = 16 * IN_MEMORY_BYTES
+ROOM_BYTES = 16 * IN_MEMORY_BYTES
 
 
 def refusal_of(
@@ -128,7 +128,7 @@ def _constraint_of(error: BaseException) -> str | None:
 def _has_room() -> bool:
     """Return whether this process can still get the memory that a file within the limits needs."""
     try:
-        mmap.mmap(-1, _ROOM_BYTES).close()
+        mmap.mmap(-1, ROOM_BYTES).close()
     except (OSError, MemoryError):
         return False
     return True

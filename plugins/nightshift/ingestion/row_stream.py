@@ -56,8 +56,8 @@ logger = logging.getLogger(__name__)
 _PROGRESS_ROWS = 1_000_000
 # Keys that are resolved together, and rows that are kept until copies among them are dropped: about
 # 300 MB. More keys cost one more reading each.
-_KEYS_PER_READING = 1_000_000
-_ROWS_WITH_COPIES = 500_000
+KEYS_PER_READING = 1_000_000
+ROWS_WITH_COPIES = 500_000
 
 
 class RowStream:
@@ -181,8 +181,8 @@ class RowStream:
             return
         logger.info("%s: %s repeated keys, reads again", self.drop.data_key, f"{len(repeated):,}")
         lost = [self.lost]
-        for start in range(0, len(repeated), _KEYS_PER_READING):
-            rows, copies = self._read_again(repeated[start : start + _KEYS_PER_READING])
+        for start in range(0, len(repeated), KEYS_PER_READING):
+            rows, copies = self._read_again(repeated[start : start + KEYS_PER_READING])
             # Two keys may share a hash by chance: this rule compares the keys themselves.
             resolve_repeated_keys(self._call.contract, rows)
             reasons = _count_reasons(rows)
@@ -202,7 +202,7 @@ class RowStream:
         """
         parts: list[TypedRows] = []
         copies = [np.empty(0, dtype=np.int64)]
-        n_rows, n_allowed = 0, _ROWS_WITH_COPIES
+        n_rows, n_allowed = 0, ROWS_WITH_COPIES
         with self._open() as (_, source):
             # The malformed rows were kept at the first reading.
             for rows in self._typed_blocks(source, []):
@@ -217,7 +217,7 @@ class RowStream:
                     parts, n_rows = [distinct], len(distinct.verdict)
                     copies.append(copied)
                     self._stop_when_hopeless(count_conflicts(self._call.contract, distinct))
-                    n_allowed = n_rows + _ROWS_WITH_COPIES
+                    n_allowed = n_rows + ROWS_WITH_COPIES
         return TypedRows.concat(parts), np.concatenate(copies)
 
     def _stop_when_hopeless(self, more: Counter[str]) -> None:

@@ -80,7 +80,7 @@ class ObjectStore:
         patience_seconds: float = 30,
         answer_seconds: float = 200,
     ) -> None:
-        self._client = client
+        self.client = client
         self._requests = BucketRequests(client, bucket, answer_seconds)
         self._patience_seconds = patience_seconds
         self.bucket = bucket

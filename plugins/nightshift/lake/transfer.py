@@ -14,7 +14,7 @@ MIN_BYTES_PER_SECOND = 16 * 1024
 """A body that is slower than this after the read timeout is abandoned: a connection that trickles
 would never time out.
 """
-_SMALLEST_CHUNK, _LARGEST_CHUNK = 16, 1 << 20
+_SMALLEST_CHUNK, LARGEST_CHUNK = 16, 1 << 20
 _SECONDS_PER_CHUNK = 0.5
 
 
@@ -97,7 +97,7 @@ def chunks_of(body: Body, patience_seconds: float) -> Iterator[bytes]:
         # A small chunk of a slow body returns in time for the clock; a large one of a fast body
         # costs few calls.
         if seconds < _SECONDS_PER_CHUNK:
-            size = min(2 * size, _LARGEST_CHUNK)
+            size = min(2 * size, LARGEST_CHUNK)
         else:
             size = max(size // 4, _SMALLEST_CHUNK)
 

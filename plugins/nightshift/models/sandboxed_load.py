@@ -51,7 +51,7 @@ _INHERITED = ("LD_LIBRARY_PATH", "TMPDIR")
 _NO_PROCESS = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 """Why the system starts no further process; no fault of the model."""
 _TODO = "Load another version, or train again; nothing was loaded in this process."
-_proved: set[str] = set()
+proved: set[str] = set()
 """Digests of library and text that passed in this process: a model is proved once."""
 
 
@@ -100,10 +100,10 @@ def check_in_child(text: str, golden: Golden, library: Path) -> None:
     """
     # A proof counts for the library that the child has loaded.
     digest = sha256(f"{library} {text}".encode()).hexdigest()
-    if digest in _proved:
+    if digest in proved:
         return
     golden.compare(*_answers(text, golden, library))
-    _proved.add(digest)
+    proved.add(digest)
 
 
 def _answers(text: str, golden: Golden, library: Path) -> tuple[Matrix, Matrix]:

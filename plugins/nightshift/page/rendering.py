@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +104,7 @@ def _environment() -> Environment:
         "duration": duration,
         "distance": distance,
         "words": words,
+        "count_of": count_of,
         "arguments": arguments,
     }
     return environment
@@ -114,6 +115,11 @@ def instant(value: dt.datetime | None) -> str:
     if value is None:
         return NOTHING
     return f"{value.astimezone(dt.UTC):%Y-%m-%d %H:%M}"
+
+
+def count_of(items: Sized, noun: str) -> str:
+    """Return how many there are: 1 model, 2 models."""
+    return f"{len(items)} {noun if len(items) == 1 else f'{noun}s'}"
 
 
 def percent(share: float | None) -> str:

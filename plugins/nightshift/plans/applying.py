@@ -90,7 +90,7 @@ def apply_plan(
             try:
                 job.run_steps(report)
             except BaseException as error:
-                _note_failure(conn, plan, error)
+                note_failure(conn, plan, error)
                 raise
             _note(conn, plan, "applied", {})
             after = published_hashes(conn)
@@ -133,7 +133,7 @@ def _note(
     )
 
 
-def _note_failure(
+def note_failure(
     conn: Connection,
     plan: Plan,
     error: BaseException,

@@ -207,7 +207,7 @@ def changes(
         now: The facts as they are.
         run_id: The run that applies the plan.
     """
-    own = _own_changes(conn, run_id)
+    own = own_changes(conn, run_id)
     lines = []
     for name, before in planned.items():
         after = now.get(name, {})
@@ -220,7 +220,7 @@ def changes(
 
 
 @dataclass(frozen=True)
-class _OwnChanges:
+class OwnChanges:
     """What a run wrote: load ids, partitions, the keys of its drops, and its decisions."""
 
     loads: frozenset[str]
@@ -229,7 +229,8 @@ class _OwnChanges:
     decisions: frozenset[str]
 
 
-def _own_changes(conn: Connection, run_id: str) -> _OwnChanges:
+def own_changes(conn: Connection, run_id: str) -> OwnChanges:
+    """Return what the run of a plan has changed itself."""
     loads = conn.execute(_OWN_LOADS, [run_id]).fetchall()
     drops = conn.execute(
         """
@@ -240,7 +241,7 @@ def _own_changes(conn: Connection, run_id: str) -> _OwnChanges:
     )
     query = "select promotion_id::text from ml.promotions where run_id = %s"
     decisions = conn.execute(query, [run_id])
-    return _OwnChanges(
+    return OwnChanges(
         frozenset(load for load, _ in loads),
         frozenset(partition for _, partition in loads),
         # The record has the key with its bucket.
@@ -255,7 +256,7 @@ select load_id::text, dataset || ' ' || partition_date from ops.loads where run_
 
 
 def _is_own(
-    own: _OwnChanges,
+    own: OwnChanges,
     name: str,
     key: str,
     new: str | None,

@@ -112,7 +112,7 @@ class Planner:
                 steps = [replace(step, is_reused=False) for step in steps]
             return Draft(arguments, steps)
 
-        return self._finish("rerun", draft)
+        return self.finish("rerun", draft)
 
     def _rerun_steps(
         self,
@@ -146,11 +146,11 @@ class Planner:
             steps += finder.transform(days, steps)
             return Draft(arguments, steps)
 
-        return self._finish("backfill", draft)
+        return self.finish("backfill", draft)
 
     def redo(self, scope: Scope) -> Plan:
         """Plan to reprocess what late and corrected data touches."""
-        return self._finish("redo", lambda: self._draft_redo(scope))
+        return self.finish("redo", lambda: self._draft_redo(scope))
 
     def _draft_redo(self, scope: Scope) -> Draft:
         stale = make_redo_plan(self.settings, self.conn, scope)
@@ -195,7 +195,7 @@ class Planner:
             RollbackRefusedError: The version cannot serve.
         """
         run = RunContext(f"plan/rollback/{model}/v{version}", actor=actor)
-        return self._finish("rollback", lambda: self._draft_rollback(model, version, since, run))
+        return self.finish("rollback", lambda: self._draft_rollback(model, version, since, run))
 
     def _draft_rollback(
         self,
@@ -226,7 +226,7 @@ class Planner:
         tried = f"version {version} loads, passes its checks and scores"
         return Draft(arguments, steps, (tried,))
 
-    def _finish(self, name: str, draft: Callable[[], Draft]) -> Plan:
+    def finish(self, name: str, draft: Callable[[], Draft]) -> Plan:
         """Add what the plan rests on, what it costs and what readers notice.
 
         The facts say what to read only once there are steps, so something may change in between.

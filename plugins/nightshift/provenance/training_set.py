@@ -63,7 +63,7 @@ def rebuild_training_set(settings: Settings, model: str, version: int) -> Rebuil
     with connect(settings, "nightshift repro") as conn:
         key = find_version(conn, model, version).training_set
         n_rows, sha256, manifest, dataset = _recorded(conn, key)
-    pinned = _pinned(manifest, dataset, key)
+    pinned = pinned_query(manifest, dataset, key)
     rows = read_arrow(settings, pinned, "nightshift repro", is_label_query=True)
     return RebuiltTrainingSet(key, n_rows, rows.num_rows, sha256, digest_of(rows))
 
@@ -90,7 +90,7 @@ def _recorded(conn: Connection, key: str) -> tuple[int, str, dict[str, Any], str
     return n_rows, sha256, manifest, dataset
 
 
-def _pinned(manifest: dict[str, Any], dataset: str, key: str) -> sql.Composed:
+def pinned_query(manifest: dict[str, Any], dataset: str, key: str) -> sql.Composed:
     """Return the recorded query, reading the recorded loads instead of the published ones."""
     from psycopg import sql
 

@@ -180,14 +180,14 @@ def _figures(figures: dict[str, str]) -> str:
 
 
 def _criterion_row(criterion: Criterion) -> str:
-    interval = " … ".join(_short(bound) for bound in criterion.interval or ())
+    interval = " … ".join(short_number(bound) for bound in criterion.interval or ())
     return CRITERION.format(
         verdict=criterion.verdict.value,
         name=escape(criterion.name),
         mark=MARKS[criterion.verdict],
-        number=_short(criterion.number),
+        number=short_number(criterion.number),
         interval=interval,
-        limit=escape(_short(criterion.limit)),
+        limit=escape(short_number(criterion.limit)),
         reason=escape(criterion.reason),
     )
 
@@ -237,7 +237,8 @@ def _bars(criteria: list[Criterion]) -> list[Bar]:
     return bars
 
 
-def _short(value: float | str | None) -> str:
+def short_number(value: float | str | None) -> str:
+    """Return a number with four digits, or a text as it is."""
     if value is None or isinstance(value, str):
         return value or ""
     if not math.isfinite(value):

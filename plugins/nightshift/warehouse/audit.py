@@ -29,7 +29,7 @@ _UNIQUE_KEY = "unique_key"
 """In a load's ``detail``: the columns that the audit found unique and not null."""
 _HASH_BASIS = "hash_basis"
 """In a load's ``detail``: ``content_hash.hash_basis`` at its audit."""
-_GROWN_BYTES, _GROWN_RATIO = 64 * 1024**2, 0.1
+GROWN_BYTES, _GROWN_RATIO = 64 * 1024**2, 0.1
 """A table with this much more data than its statistics know is analysed before it is scanned."""
 _FIRST_STATISTICS_TARGET = 30
 """Of each column: frequent values, and sampled rows in units of 300. Autovacuum takes 100 soon."""
@@ -242,7 +242,7 @@ def _grown_tables(conn: Connection, target: Target) -> list[tuple[str, str]]:
                     - greatest(relpages, 0) * current_setting('block_size')::bigint
                 > greatest(%s, %s * pg_relation_size(c.oid))
         """,
-        [target.schema, target.table, _GROWN_BYTES, _GROWN_RATIO],
+        [target.schema, target.table, GROWN_BYTES, _GROWN_RATIO],
     )
     return rows.fetchall()
 

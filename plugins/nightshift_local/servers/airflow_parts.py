@@ -113,7 +113,7 @@ class AirflowPart(Part):
         Raises:
             ServiceError: The command failed; the message has the end of its output.
         """
-        launch = self._launch()
+        launch = self.launch()
         done = subprocess.run(  # noqa: S603 - argv is ours
             [launch.argv[0], *arguments],
             env={**os.environ, **launch.env},
@@ -136,18 +136,19 @@ class AirflowPart(Part):
     # exec instead of a child: signals and the terminal belong to Airflow's command.
     def exec(self, *arguments: str) -> NoReturn:
         """Become one `airflow` command under the settings of the parts."""
-        launch = self._launch()
+        launch = self.launch()
         program = launch.argv[0]
         os.execve(program, [program, *arguments], {**os.environ, **launch.env})  # noqa: S606
 
     def call(self, *arguments: str) -> int:
         """Run one `airflow` command as a child at the same terminal; return its exit code."""
-        launch = self._launch()
+        launch = self.launch()
         command = [launch.argv[0], *arguments]
         environment = {**os.environ, **launch.env}
         return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603
 
-    def _launch(self) -> Launch:
+    def launch(self) -> Launch:
+        """Return how its process is started."""
         scripts = sysconfig.get_path("scripts")
         environment = airflow_environment(self._home, self._database_url, self._api_port)
         environment["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "/usr/bin:/bin")])

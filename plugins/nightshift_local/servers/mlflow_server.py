@@ -45,7 +45,8 @@ class MlflowServer(Part):
         return get(self.port, HEALTH_PATH) is not None
 
     # gunicorn directly: MLflow's own server adds routers that take writes (mlflow_app).
-    def _launch(self) -> Launch:
+    def launch(self) -> Launch:
+        """Return how its process is started."""
         options = f"--workers 1 --threads 4 --timeout 120 --bind {LOOPBACK}:{self.port}"
         argv = [sys.executable, "-m", "gunicorn", "--no-control-socket", *options.split()]
         app = "nightshift_local.servers.mlflow_app:create()"

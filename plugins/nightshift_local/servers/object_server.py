@@ -83,7 +83,8 @@ class ObjectServer(Part):
         """Return whether the S3 gateway answers and knows its bucket."""
         return get(self.port, "/healthz") is not None
 
-    def _launch(self) -> Launch:
+    def launch(self) -> Launch:
+        """Return how its process is started."""
         placement = place_servers(self._home)
         data = placement.own_dir(NAME)
         installed = Path(sysconfig.get_path("scripts")) / "weed"

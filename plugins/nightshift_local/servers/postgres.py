@@ -208,7 +208,8 @@ class PostgresServer(Part):
                 got=(done.stdout + done.stderr)[-2000:],
             )
 
-    def _launch(self) -> Launch:
+    def launch(self) -> Launch:
+        """Return how its process is started."""
         placement = place_servers(self._home)
         argv = [self._program("postgres"), "-D", str(self.data_dir)]
         environment = {"PATH": "/usr/bin:/bin"}
@@ -220,7 +221,7 @@ class PostgresServer(Part):
         )
 
     def _start_and_wait(self) -> None:
-        launch = self._launch()
+        launch = self.launch()
         give_up_at = time.monotonic() + ORPHANS_TIMEOUT_SECONDS
         self.process.start(launch)
         may_die = True

@@ -192,7 +192,7 @@ def test_a_complete_partition_stands_at_whatever_stage_it_breaks(  # noqa: PLR09
 
 
 def _training_raises(world: World) -> None:
-    world.monkeypatch.setattr("nightshift.training.trees.boosting._fit_segment", _raise)
+    world.monkeypatch.setattr("lightgbm.train", _raise)
     with pytest.raises(RuntimeError, match="on purpose"):
         # A seed of no other test: models are fitted once a process.
         world.registry.promote("2013-06-25", seed=404)

@@ -79,9 +79,9 @@ def ensure_bucket(lake, tmp_path):
 
 
 def create_bucket(lake, tmp_path):
-    fresh = ObjectStore(lake.store._client, f"new-{lake.place[:-1]}", answer_seconds=5.4)
+    fresh = ObjectStore(lake.store.client, f"new-{lake.place[:-1]}", answer_seconds=5.4)
     fresh.ensure_bucket()
-    return ObjectStore(lake.direct._client, fresh.bucket).exists("anything")
+    return ObjectStore(lake.direct.client, fresh.bucket).exists("anything")
 
 
 SOME = [f"matrix/some/{n}" for n in (1, 2, 3)]
@@ -126,7 +126,7 @@ CELLS = [
 @pytest.fixture(scope="module")
 def content(bucket):
     bucket.direct.put(THERE, CONTENT)
-    bucket.direct._client.put_object(
+    bucket.direct.client.put_object(
         Bucket=bucket.direct.bucket, Key=STRANGER, Body=CONTENT, ChecksumAlgorithm="CRC32"
     )
     for key in SOME:

@@ -53,7 +53,7 @@ def test_drop_of_a_stranger_is_right_or_refused_when_every_read_is_damaged(lake,
     written = write_drop(lake.direct, drop(dataset))
     key = f"landing/{dataset}/dt=2013-07-01/stranger.manifest.json"
     manifest = lake.direct.get(f"landing/{dataset}/dt=2013-07-01/weather.manifest.json")
-    lake.direct._client.put_object(Bucket=lake.direct.bucket, Key=key, Body=manifest)
+    lake.direct.client.put_object(Bucket=lake.direct.bucket, Key=key, Body=manifest)
     lake.proxy.play(Fault(kind, "get", times=None))
 
     with pytest.raises(ObjectStoreError) as caught:
@@ -68,7 +68,7 @@ def test_drop_of_a_stranger_is_right_or_refused_when_every_read_is_damaged(lake,
 def test_data_that_upstream_wrote_in_parts_is_read_and_verified_by_its_manifest(lake):
     """A multipart object has no digest of its own in the bucket: its manifest's counts."""
     body, key = DATA + b"x" * (PART_BYTES + 1_000), f"{lake.place}parts"
-    client, where = lake.direct._client, {"Bucket": lake.direct.bucket, "Key": key}
+    client, where = lake.direct.client, {"Bucket": lake.direct.bucket, "Key": key}
     upload = client.create_multipart_upload(**where)["UploadId"]
     parts = [body[:PART_BYTES], body[PART_BYTES:]]
     tags = [
@@ -130,13 +130,13 @@ def test_listing_is_whole_when_a_request_of_its_second_page_breaks(lake, many_ke
 
 def test_listing_is_never_cut_short_when_the_page_before_is_damaged(lake, many_keys, monkeypatch):
     """A wrong `IsTruncated` would end the listing early: two answers have to agree."""
-    page = lake.direct._client.list_objects_v2
+    page = lake.direct.client.list_objects_v2
     cut = iter([True])
 
     def cut_once(**request):
         answer = page(**request)
         return answer | {"IsTruncated": False} if next(cut, False) else answer
 
-    monkeypatch.setattr(lake.store._client, "list_objects_v2", cut_once)
+    monkeypatch.setattr(lake.store.client, "list_objects_v2", cut_once)
 
     assert list(lake.store.list("many/")) == many_keys

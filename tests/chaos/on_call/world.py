@@ -154,7 +154,7 @@ class World:
     def overwrite(self, key: str, data: bytes | None) -> None:
         """Replace an object as a person with the key of the store could; None deletes it."""
         place = {"Bucket": self.settings.s3_bucket, "Key": key}
-        client = self.store._client
+        client = self.store.client
         if data is None:
             client.delete_object(**place)
         else:

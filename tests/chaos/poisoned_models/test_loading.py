@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
 import time
 from hashlib import sha256
 
@@ -27,7 +29,7 @@ pytestmark = [pytest.mark.promise("R8"), pytest.mark.mlts("infra-4")]
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
-    monkeypatch.setattr(sandboxed_load, "_proved", set())
+    monkeypatch.setattr(sandboxed_load, "proved", set())
 
 
 def with_document(model: TrainedModel, **changed: object) -> TrainedModel:
@@ -48,7 +50,7 @@ def test_stored_model_comes_back_as_it_was(models, record_figure):
 def test_child_is_asked_once_for_the_same_text(models, monkeypatch):
     model = models["regression"]
     stored(model).booster  # noqa: B018
-    monkeypatch.setattr(sandboxed_load, "_run", lambda content: pytest.fail("asked again"))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("asked again"))
     assert stored(model).booster.num_trees() > 5
 
 
@@ -151,10 +153,15 @@ def test_poisoned_file_is_refused_within_seconds_of_the_processor_when_it_keeps_
     """Seconds of the processor: a busy machine may take as long as it likes."""
     _have_child_run(monkeypatch, tmp_path, "while True: pass")
     monkeypatch.setattr(sandboxed_load, "STARVED_SECONDS", 0.3)
-    before = sandboxed_load._seconds_of_children()
+    before = _seconds_of_children()
     with pytest.raises(LoadTrialError, match="too long"):
         check_in_child(models["binary"].text, models["binary"].golden, library_path())
-    assert sandboxed_load._seconds_of_children() - before < 5
+    assert _seconds_of_children() - before < 5
+
+
+def _seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_good_model_is_taken_when_the_machine_starved_its_first_child(
@@ -205,7 +212,7 @@ def _have_child_run(monkeypatch, tmp_path, code):
     script = tmp_path / "child.py"
     script.write_text(code + "\n")
     monkeypatch.setattr(sandboxed_load_child, "__file__", str(script))
-    monkeypatch.setattr(sandboxed_load, "_proved", set())
+    monkeypatch.setattr(sandboxed_load, "proved", set())
 
 
 def test_load_is_refused_when_the_child_takes_too_long(models, monkeypatch):
@@ -221,15 +228,19 @@ def test_load_is_refused_when_the_child_has_too_little_memory(models, monkeypatc
     assert refusal.value.code == "NS-MODEL-004"
 
 
-def test_child_knows_nothing_of_our_environment(monkeypatch, tmp_path):
-    script = tmp_path / "child.py"
-    script.write_text(
-        "import json, os, sys\n"
-        "print(json.dumps([sorted(os.environ), 'nightshift' in sys.modules, len(sys.path)]))\n"
+def test_child_knows_nothing_of_our_environment(models, monkeypatch, tmp_path):
+    known = tmp_path / "known.json"
+    _have_child_run(
+        monkeypatch,
+        tmp_path,
+        "import json, os, pathlib, sys\n"
+        "known = [sorted(os.environ), 'nightshift' in sys.modules]\n"
+        f"pathlib.Path({str(known)!r}).write_text(json.dumps(known))",
     )
     monkeypatch.setenv("NIGHTSHIFT_WAREHOUSE_PASSWORD", "canary")
-    monkeypatch.setattr(sandboxed_load_child, "__file__", str(script))
-    names, has_package, _ = json.loads(sandboxed_load._run(b""))
+    with pytest.raises(LoadTrialError, match="incomplete answer"):
+        check_in_child(models["binary"].text, models["binary"].golden, library_path())
+    names, has_package = json.loads(known.read_text())
     assert {*names} <= {"OMP_NUM_THREADS", "LD_LIBRARY_PATH", "TMPDIR", "LC_CTYPE"}
     assert not has_package
 

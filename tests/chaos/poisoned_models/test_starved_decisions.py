@@ -77,7 +77,7 @@ def test_no_decision_is_made_without_comparison_when_the_machine_is_starved(
     outcomes: Counter[str] = Counter()
     starve(monkeypatch, dice, 0.97)
     for _ in range(n):
-        monkeypatch.setattr(sandboxed_load, "_proved", set())
+        monkeypatch.setattr(sandboxed_load, "proved", set())
         case = judged(files, monkeypatch, spec)
         try:
             outcomes[case.champion_status] += 1
@@ -92,7 +92,7 @@ def test_no_decision_is_made_without_comparison_when_the_machine_is_starved(
 def test_the_gate_repeats_the_decision_instead_of_answering_without_the_champion(
     models, monkeypatch
 ):
-    monkeypatch.setattr(sandboxed_load, "_proved", set())
+    monkeypatch.setattr(sandboxed_load, "proved", set())
     starve(monkeypatch, Random(1), 1.0)  # noqa: S311 - reproducible starvation, no secret
     with pytest.raises(LoadTimeoutError, match="too busy") as caught:
         run_checks(
@@ -109,7 +109,7 @@ def test_a_machine_that_starts_no_process_leaves_the_decision_to_a_later_try(
     def refuse(*_given, **_how):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(sandboxed_load, "_proved", set())
+    monkeypatch.setattr(sandboxed_load, "proved", set())
     monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", 0.01)
     monkeypatch.setattr(sandboxed_load.subprocess, "run", refuse)
     with pytest.raises(LoadTimeoutError, match="too busy") as caught:
@@ -150,7 +150,7 @@ def test_children_that_really_run_out_of_time_leave_the_decision_to_a_later_try(
     outcomes: Counter[str] = Counter()
     n = 40
     for _ in range(n):
-        monkeypatch.setattr(sandboxed_load, "_proved", set())
+        monkeypatch.setattr(sandboxed_load, "proved", set())
         # Starting Python takes some 0.03 s of a free processor, LightGBM's library more.
         monkeypatch.setattr(sandboxed_load, "DEADLINE_SECONDS", dice.choice([0.01, 0.05, 0.5, 4.0]))
         try:

@@ -206,7 +206,7 @@ def instance(whole: Whole, run: DagRun, task_id: str, map_index: int = -1) -> di
 
 def mark_failed(whole: Whole, run: DagRun, task_id: str) -> None:
     """Do what the button *Mark as failed* does."""
-    whole.api._call(
+    whole.api.call(
         "PATCH",
         f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}",
         json={"new_state": "failed"},
@@ -215,7 +215,7 @@ def mark_failed(whole: Whole, run: DagRun, task_id: str) -> None:
 
 def set_paused(whole: Whole, dag_id: str, *, is_paused: bool) -> None:
     """Do what the switch of a DAG does."""
-    whole.api._call("PATCH", f"/dags/{dag_id}", json={"is_paused": is_paused})
+    whole.api.call("PATCH", f"/dags/{dag_id}", json={"is_paused": is_paused})
 
 
 def log_of(whole: Whole, run: DagRun, task_id: str, attempt: int = 1) -> str:

@@ -32,7 +32,7 @@ ENOUGH_RUNS = 50
 @contextmanager
 def second_scheduler(whole: Whole) -> Iterator[subprocess.Popen[bytes]]:
     """Run another scheduler on the same metadata."""
-    launch = AirflowPart(whole.settings.home, "airflow-scheduler")._launch()
+    launch = AirflowPart(whole.settings.home, "airflow-scheduler").launch()
     process = subprocess.Popen(
         [*ENDS_WITH_US, *launch.argv],
         env={**os.environ, **launch.env},

@@ -189,15 +189,11 @@ def _end_of(work: Callable[[], object], fault: str) -> int:
         if not fault:
             traceback.print_exc(file=sys.stderr)
             return BROKEN
-        return FAILED if _has_struck() else BROKEN
+        return FAILED if failpoints.has_struck() else BROKEN
     except BaseException:  # noqa: BLE001  (a forked child must not run on as a second pytest)
         traceback.print_exc(file=sys.stderr)
         return BROKEN
-    return COMPLETED if not fault or _has_struck() else NOT_REACHED
-
-
-def _has_struck() -> bool:
-    return failpoints._enabled is not None and failpoints._enabled.n_passages <= 0
+    return COMPLETED if not fault or failpoints.has_struck() else NOT_REACHED
 
 
 def _fresh(settings: Settings, template: str, home: Path) -> Settings:

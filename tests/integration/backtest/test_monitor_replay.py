@@ -172,7 +172,7 @@ def test_every_policy_takes_its_course_when_they_run_side_by_side(stormy: World,
     found = compare_policies(stormy.settings, models, nights, progress, reported.append)
     shared = on_disk(models)
     alone = [
-        policy_backtest._run_in_process(stormy.settings, shared, nights, policy, lambda _: None)
+        policy_backtest.run_in_process(stormy.settings, shared, nights, policy, lambda _: None)
         for policy in POLICIES
     ]
     assert [result.policy for result in reported] == list(POLICIES)

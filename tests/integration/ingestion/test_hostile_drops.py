@@ -409,7 +409,7 @@ def test_short_memory_of_the_machine_is_not_the_fault_of_a_file(world, day, monk
         raise MemoryError
 
     monkeypatch.setattr(contract_check, "read_rows", read)
-    monkeypatch.setattr(file_faults, "_ROOM_BYTES", 1 << 62)  # nobody has so much
+    monkeypatch.setattr(file_faults, "ROOM_BYTES", 1 << 62)  # nobody has so much
     world.bring(day, good_file(day), 24)
 
     with pytest.raises(MemoryShortError):
@@ -431,7 +431,7 @@ def test_every_other_day_of_a_range_is_in_when_one_is_bad(world, day):
 
 def test_all_days_are_in_when_a_range_is_larger_than_a_batch(world, day, monkeypatch):
     monkeypatch.setattr(drop_batches, "BATCH_TEXT_BYTES", 1)
-    monkeypatch.setattr(drop_batches, "_READ_FILES", 3)
+    monkeypatch.setattr(drop_batches, "READ_FILES", 3)
     days = [day + dt.timedelta(days=n) for n in range(4)]
     for one in days:
         world.bring(one, good_file(one), 24)

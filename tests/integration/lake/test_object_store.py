@@ -50,13 +50,13 @@ def test_damage_is_replaced_where_the_key_names_the_content(store):
 
 
 def test_put_succeeds_when_the_answer_to_the_first_try_was_lost(store, monkeypatch):
-    real, tries = store._client.put_object, []
+    real, tries = store.client.put_object, []
 
     def lose_first_answer(**arguments):
         tries.append(real(**arguments))
         return real(**arguments)
 
-    monkeypatch.setattr(store._client, "put_object", lose_first_answer)
+    monkeypatch.setattr(store.client, "put_object", lose_first_answer)
 
     store.put("a/one", b"hello")
 
@@ -66,7 +66,7 @@ def test_put_succeeds_when_the_answer_to_the_first_try_was_lost(store, monkeypat
 
 def test_put_compares_the_body_when_the_server_states_no_checksum(store, monkeypatch):
     store.put("a/one", b"hello")
-    monkeypatch.setattr(store._client, "head_object", lambda **_: {})
+    monkeypatch.setattr(store.client, "head_object", lambda **_: {})
 
     assert store.put("a/one", b"hello")
     with pytest.raises(ObjectConflictError):
@@ -120,9 +120,9 @@ class BrokenBody(io.BytesIO):
 @pytest.mark.parametrize("n_broken", [1, 3])
 def test_get_reads_again_when_the_body_breaks_off(store, monkeypatch, tmp_path, n_broken):
     digest = store.put("a/one", b"hello")
-    real, bodies = store._client.get_object, [BrokenBody() for _ in range(n_broken)]
+    real, bodies = store.client.get_object, [BrokenBody() for _ in range(n_broken)]
     monkeypatch.setattr(
-        store._client, "get_object", lambda **a: {"Body": bodies.pop()} if bodies else real(**a)
+        store.client, "get_object", lambda **a: {"Body": bodies.pop()} if bodies else real(**a)
     )
 
     assert store.get("a/one", digest) == b"hello"
@@ -133,7 +133,7 @@ def test_get_reads_again_when_the_body_breaks_off(store, monkeypatch, tmp_path, 
 
 def test_get_gives_a_retryable_error_when_the_body_always_breaks_off(store, monkeypatch):
     store.put("a/one", b"hello")
-    monkeypatch.setattr(store._client, "get_object", lambda **_: {"Body": BrokenBody()})
+    monkeypatch.setattr(store.client, "get_object", lambda **_: {"Body": BrokenBody()})
 
     with pytest.raises(ObjectStoreError, match="Cannot read") as caught:
         store.get("a/one")
@@ -178,7 +178,7 @@ def test_every_call_gives_our_error_when_a_proxy_redirects_each_request(settings
 
 
 def test_a_bucket_that_does_not_exist_is_named_and_not_the_object(store):
-    other = ObjectStore(store._client, f"{store.bucket}-not-there")
+    other = ObjectStore(store.client, f"{store.bucket}-not-there")
     for ask in (lambda: other.get("nothing/here"), lambda: list(other.list("landing/"))):
         with pytest.raises(BucketMissingError, match="not-there does not exist") as raised:
             ask()

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import DagRunResult, GetDagRun, TriggerDagRun
 
 from nightshift.contracts.partitions import Partition
 from nightshift.orchestration import reruns
-from nightshift.orchestration.reruns import MAX_RERUNS, Rerun, improvable_scorings, lost_ingests
+from nightshift.orchestration.reruns import MAX_RERUNS, improvable_scorings, lost_ingests
 from nightshift.scoring.degraded import DegradedPartition
 from nightshift.settings import Settings
 
@@ -24,6 +26,33 @@ pytestmark = [pytest.mark.integration, pytest.mark.promise("R16")]
 DAY = dt.date(2013, 3, 10)
 MODEL = "flight_delayed"
 LONG_AGO, JUST_NOW = "1 hour", "1 minute"
+
+
+class FinishedRuns:
+    """What Airflow answers to a task about runs that have all ended, and which it cleared."""
+
+    def __init__(self) -> None:
+        self.cleared: list[str] = []
+
+    def send(self, request: TriggerDagRun | GetDagRun) -> DagRunResult | None:
+        if isinstance(request, TriggerDagRun):
+            self.cleared.append(request.run_id)
+            return None
+        now = dt.datetime.now(dt.UTC)
+        return DagRunResult(
+            dag_id=request.dag_id,
+            run_id=request.run_id,
+            run_type="scheduled",
+            state="failed",
+            run_after=now,
+            start_date=now,
+            end_date=now,
+            logical_date=None,
+            data_interval_start=None,
+            data_interval_end=None,
+            partition_key=str(DAY),
+            consumed_asset_events=[],
+        )
 
 
 def tried(
@@ -195,18 +224,17 @@ def test_a_run_is_started_again_three_times_at_most_and_not_at_once(
     degraded: DegradedPartition,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cleared: list[Rerun] = []
+    airflow = FinishedRuns()
     monkeypatch.setattr(reruns, "load_settings", lambda: settings)
     monkeypatch.setattr(
         reruns, "get_current_context", lambda: {"task": SimpleNamespace(execution_timeout=None)}
     )
-    monkeypatch.setattr(reruns, "_is_over", lambda _: True)
-    monkeypatch.setattr(reruns, "_clear", cleared.append)
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", airflow, raising=False)
     for number in range(MAX_RERUNS):
         assert reruns.rerun_unfinished.function() == [f"score__{MODEL} {DAY}"]
         with pytest.raises(AirflowSkipException):
             reruns.rerun_unfinished.function()
         conn.execute("update ops.reruns set at = at - interval '30 minutes'")
-        assert len(cleared) == number + 1
+        assert len(airflow.cleared) == number + 1
     with pytest.raises(AirflowSkipException):
         reruns.rerun_unfinished.function()

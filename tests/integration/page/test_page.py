@@ -328,7 +328,7 @@ def test_a_year_of_drift_is_the_view_in_json_and_on_the_map(changed_year, last):
 def test_the_map_of_one_model_reads_the_pointers_of_no_other(settings_of_year, last):
     values = {"model": "model_01", "first": last - dt.timedelta(days=365), "last": last}
     with connect(settings_of_year, "test") as conn:
-        plan = conn.execute(f"explain {drift._DRIFT}", values).fetchall()
+        plan = conn.execute(f"explain {drift.DRIFT_QUERY}", values).fetchall()
     # By the dataset of the model; by an expression of each row all 50 models' would be read.
     assert any("dataset = 'monitoring_drift/model_01'" in line for (line,) in plan)
 

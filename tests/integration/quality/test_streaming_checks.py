@@ -142,7 +142,7 @@ def test_columns_are_unique_where_the_audit_says_so(conn: Connection) -> None:
 def test_a_column_of_too_many_texts_is_left_to_the_scan(
     conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nightshift.quality.suites.streaming_checks._MAX_STRINGS", 2)
+    monkeypatch.setattr("nightshift.quality.suites.streaming_checks.MAX_STRINGS", 2)
     rows = pa.table({"few": ["a", "b"] * 5, "many": list("abcdefghij")})
     by_column = [
         expect("expect_column_values_to_match_regex", column=column, regex="^[a-z]$")

@@ -219,7 +219,7 @@ def test_a_partition_without_its_champion_is_an_incident_until_it_is_scored_agai
     assert words["parcel_late"] == {"scores": "degraded", "model": "degraded"}
     assert "NS-SCORE-007" in night.why_not("2013-07-02").code
 
-    night.registry.store._client.put_object(
+    night.registry.store.client.put_object(
         Bucket=night.settings.s3_bucket, Key=bad.model_key, Body=before, ChecksumAlgorithm="SHA256"
     )
     score(night.settings, night.spec, NEXT_DAY, night.run)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import lightgbm as lgb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -111,15 +112,14 @@ def test_a_lost_worker_fails_the_fit_and_leaves_nothing_running(parts, monkeypat
 
     monkeypatch.setattr(dask_trees, "NETWORK_MINUTES", 1)
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    distributed = dask_trees._distributed
+    fit = lgb.DaskLGBMClassifier.fit
 
-    def losing(client, rows, label):
-        held = distributed(client, rows, label)
-        _, lost = client.run(os.getpid).values()
+    def fit_without_worker(model, *args, **how):
+        _, lost = model.client.run(os.getpid).values()
         psutil.Process(lost).kill()
-        return held
+        return fit(model, *args, **how)
 
-    monkeypatch.setattr(dask_trees, "_distributed", losing)
+    monkeypatch.setattr(lgb.DaskLGBMClassifier, "fit", fit_without_worker)
     with pytest.raises(DaskError, match="not grown"):
         fit_trees_on_dask(*parts, PLAN, "")
     left = {

@@ -112,14 +112,14 @@ def test_same_digest_when_killed_after_every_checkpoint(world, training_set, mon
     rounds = {"early_stopping_rounds": 80, "num_boost_round": 150, "backtest_folds": 0}
     long_spec = world.spec_with(training={**world.spec.training.model_dump(), **rounds})
     undisturbed = train(world.settings, long_spec, training_set.key, world.run)
-    save, n_kills = boosting._save_checkpoint, 0
+    save, n_kills = boosting.save_checkpoint, 0
 
     def save_and_die(checkpoint, state):
         save(checkpoint, state)
         if checkpoint is not None:
             raise Killed
 
-    monkeypatch.setattr(boosting, "_save_checkpoint", save_and_die)
+    monkeypatch.setattr(boosting, "save_checkpoint", save_and_die)
     while True:
         try:
             resumed = train(world.settings, long_spec, training_set.key, world.run)

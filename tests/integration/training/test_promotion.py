@@ -276,5 +276,5 @@ def test_columns_that_say_nothing_do_not_refuse_a_challenger(world):
 
 
 def test_page_shows_a_number_that_is_undefined():
-    assert evidence_page._short(float("nan")) == "undefined"
-    assert evidence_page._short(float("inf")) == "undefined"
+    assert evidence_page.short_number(float("nan")) == "undefined"
+    assert evidence_page.short_number(float("inf")) == "undefined"

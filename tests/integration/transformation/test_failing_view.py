@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -83,7 +84,8 @@ def project(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setattr(stage, "feature_views", lambda _: VIEWS)
     monkeypatch.setattr(stage, "ensure_relations", project.ensure)
     monkeypatch.setattr(stage, "run_models", project.run)
-    monkeypatch.setattr(stage, "_read_inputs", lambda *_: ({}, {"raw/x": "digest"}))
+    no_contracts = SimpleNamespace(documents={}, broken={})
+    monkeypatch.setattr(stage, "read_contracts", lambda _: no_contracts)
     monkeypatch.setattr("nightshift.quality.gates.run_gate", project.gate)
     return project
 

@@ -254,9 +254,9 @@ def test_dbt_names_what_the_warehouse_refused(text, code):
     """Of an error dbt keeps the words only."""
     run = runner.ModelRun("feat_x", "error", 1.0, f"Database Error in model feat_x\n  {text}")
     with pytest.raises(errors.NightshiftError) as by_model:
-        runner._raise_for_failed_model([run])
+        runner.raise_for_failed_model([run])
     with pytest.raises(errors.WarehouseError) as by_dbt:
-        runner._raise_for_failed_process([], DbtOutcome(2, f"Runtime Error\n  {text}", []), 1)
+        runner.raise_for_failed_process([], DbtOutcome(2, f"Runtime Error\n  {text}", []), 1)
     assert (by_model.value.code, by_dbt.value.code) == (code, code)
     assert by_model.value.got == text
 
@@ -265,7 +265,7 @@ def test_a_mistake_in_a_model_stays_dbts():
     text = 'Database Error\n  column "wnid" does not exist'
     run = runner.ModelRun("feat_x", "error", 1.0, text)
     with pytest.raises(runner.DbtError):
-        runner._raise_for_failed_model([run])
+        runner.raise_for_failed_model([run])
     assert faults.fault_in(text) is None
 
 

@@ -129,7 +129,7 @@ def test_a_dead_load_goes_and_the_others_stay(conn: Connection, large: str) -> N
 def test_the_planner_learns_how_large_it_has_become(
     conn: Connection, large: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_step, "_GROWN_BYTES", 1024**2)
+    monkeypatch.setattr(audit_step, "GROWN_BYTES", 1024**2)
     write = begin(
         conn,
         [WEATHER],

@@ -44,7 +44,7 @@ def _rows(batches) -> pa.Table:
 def test_our_loops_read_what_the_driver_reads(settings, batch_bytes):
     query = sql.SQL(EVERY_TYPE.format(n=60) + " order by i")
     ours = _rows(stream_arrow(settings, query, batch_bytes=batch_bytes))
-    theirs = _rows(arrow_io._stream_by_driver(settings, query, "test", 1 << 22))
+    theirs = _rows(arrow_io.stream_by_driver(settings, query, "test", 1 << 22))
 
     assert ours.schema.equals(theirs.schema)
     assert ours.drop(["f8"]).equals(theirs.drop(["f8"]))
@@ -89,19 +89,20 @@ def test_an_infinite_time_is_a_named_error(settings):
     assert "infinite" in str(raised.value)
 
 
-def _no_library(monkeypatch) -> None:
+def _no_library(monkeypatch, _: Path) -> None:
     """Have psycopg bring no libpq, as one that was built on the machine."""
     monkeypatch.setattr(libpq, "find_spec", lambda _: None)
 
 
-def _another_library(monkeypatch) -> None:
+def _another_library(monkeypatch, folder: Path) -> None:
     """Have the path lead to a real libpq of another version, which another wheel brings."""
-    folder = Path(find_spec("psycopg2").origin).parents[1] / "psycopg2_binary.libs"
-    (other,) = folder.glob("libpq-*.so*")
-    monkeypatch.setattr(libpq, "_library", lambda: other)
+    other = Path(find_spec("psycopg2").origin).parents[1] / "psycopg2_binary.libs"
+    (folder / "psycopg_binary.libs").symlink_to(other)
+    found = SimpleNamespace(origin=str(folder / "psycopg_binary" / "__init__.py"))
+    monkeypatch.setattr(libpq, "find_spec", lambda _: found)
 
 
-def _no_address(monkeypatch) -> None:
+def _no_address(monkeypatch, _: Path) -> None:
     """Have psycopg's connection not give its address any more."""
     read = libpq.connection_address
     monkeypatch.setattr(
@@ -111,7 +112,7 @@ def _no_address(monkeypatch) -> None:
     )
 
 
-def _address_of_another_connection(monkeypatch) -> None:
+def _address_of_another_connection(monkeypatch, _: Path) -> None:
     """Have psycopg give an address, but of what is not this connection."""
     read = libpq.connection_address
     monkeypatch.setattr(
@@ -126,14 +127,14 @@ def _address_of_another_connection(monkeypatch) -> None:
     "damage", [_no_library, _another_library, _no_address, _address_of_another_connection]
 )
 def test_psycopgs_copy_reads_the_same_where_a_private_part_has_changed(
-    settings, monkeypatch, caplog, damage, batch_bytes
+    settings, monkeypatch, tmp_path, caplog, damage, batch_bytes
 ):
     query = sql.SQL(EVERY_TYPE.format(n=60) + " order by i")
     expected = _rows(stream_arrow(settings, query))
     assert "psycopg's COPY" not in caplog.text
     libpq.compiled_collect.cache_clear()
 
-    damage(monkeypatch)
+    damage(monkeypatch, tmp_path)
     with caplog.at_level(logging.WARNING):
         read = _rows(stream_arrow(settings, query, batch_bytes=batch_bytes))
 
@@ -143,8 +144,10 @@ def test_psycopgs_copy_reads_the_same_where_a_private_part_has_changed(
     assert doubles[0] == doubles[1]
 
 
-def test_a_query_that_fails_is_a_named_error_when_psycopgs_copy_reads(settings, monkeypatch):
-    _no_library(monkeypatch)
+def test_a_query_that_fails_is_a_named_error_when_psycopgs_copy_reads(
+    settings, monkeypatch, tmp_path
+):
+    _no_library(monkeypatch, tmp_path)
     failing = sql.SQL("select 1 / (3 - i) as x from generate_series(1, 5) i")
     with pytest.raises(WarehouseError, match="ended a query"):
         list(stream_arrow(settings, failing))

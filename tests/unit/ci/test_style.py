@@ -121,6 +121,20 @@ def test_two_conditionals_next_to_each_other_do_not_nest(tmp_path: Path):
     assert check(tmp_path, f"{GOOD}x = (1 if a else 2) + (3 if b else 4)\n") == []
 
 
+def test_scripts_are_held_to_the_limits_of_a_module_and_to_none_of_a_package(tmp_path: Path):
+    wired = "from nightshift_local.ports import Ports\nimport nightshift.settings\n"
+    for number in range(4):
+        text = wired + "x = f(a.b(c.d)), e.f(g.h)\n" * 9
+        (tmp_path / f"script_{number}.py").write_text(text)
+    assert check_style.check_scripts([tmp_path], LIMITS) == []
+    (tmp_path / "long.py").write_text("x = 1\n" * 21)
+    (tmp_path / "nested.py").write_text("x = [a for b in c for a in b]\n")
+    assert check_style.check_scripts([tmp_path], LIMITS) == [
+        f"{tmp_path}/long.py: 21 lines, at most 20",
+        f"{tmp_path}/nested.py:1: a comprehension with 2 `for`, at most 1",
+    ]
+
+
 def test_the_command_reads_its_limits_from_the_project_and_fails_with_a_finding(tmp_path: Path):
     (tmp_path / "module.py").write_text(f"{GOOD}x = [a for b in c for a in b]\n")
     done = subprocess.run(

@@ -13,7 +13,9 @@ from nightshift.ingestion.rows.cast import Reason, cast_column
 
 def cast(strings, timezone="America/New_York", **column):
     return cast_column(
-        pa.chunked_array([pa.array(strings, pa.string())]), Column(name="x", **column), timezone
+        pa.chunked_array([pa.array(strings, pa.string())]),
+        Column(**{"name": "x"} | column),
+        timezone,
     )
 
 
@@ -136,18 +138,19 @@ def test_nothing_is_refused_when_there_are_no_rows(column_type):
 @pytest.mark.parametrize("most_known", [0, 3, 1 << 14])
 def test_a_text_means_the_same_however_many_blocks_had_it_before(monkeypatch, most_known):
     given = {"type": "integer", "minimum": 2, "maximum": 7}
+    # What is remembered belongs to a column; no other test knows these.
+    alone_name, remembered_name = f"alone_{most_known}", f"remembered_{most_known}"
     dice = np.random.default_rng(7)
     blocks = [
         dice.choice(["1", "2", "3", "4", "seven", "7", "8", "", None], 12).tolist()
         for _ in range(40)
     ]
     blocks = [[text or None for text in block] for block in blocks]
-    monkeypatch.setattr(module, "_MAX_KNOWN_TEXTS", 0)
-    alone = [cast(block, **given) for block in blocks]
+    monkeypatch.setattr(module, "MAX_KNOWN_TEXTS", 0)
+    alone = [cast(block, name=alone_name, **given) for block in blocks]
 
-    monkeypatch.setattr(module, "_MAX_KNOWN_TEXTS", most_known)
-    module._cached_cast.cache_clear()
-    remembered = [cast(block, **given) for block in blocks]
+    monkeypatch.setattr(module, "MAX_KNOWN_TEXTS", most_known)
+    remembered = [cast(block, name=remembered_name, **given) for block in blocks]
 
     assert [(one.values.to_pylist(), refused(one)) for one in remembered] == [
         (one.values.to_pylist(), refused(one)) for one in alone

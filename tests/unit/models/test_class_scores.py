@@ -21,6 +21,7 @@ from nightshift.models.explanation import explanation_of
 from nightshift.models.model_document import seal
 from nightshift.models.model_format.reader import read_model
 from nightshift.models.model_format.tokens import ModelTextError
+from nightshift.models.shapley import shap_values
 from nightshift.models.shapley.shap_values import Contributions
 from nightshift.models.trained_model import TrainedModel
 from nightshift.scoring.scorer import ChampionBrokenError, Scorer, score_rows, try_model
@@ -60,7 +61,7 @@ def test_every_engine_gives_the_bits_of_lightgbm(model, later):
     assert Scorer(proved, 0).engine.name == "quickscorer"
 
 
-def test_reasons_and_base_are_the_raw_score_of_the_predicted_class(model, later):
+def test_reasons_and_base_are_the_raw_score_of_the_predicted_class(model, later, monkeypatch):
     matrix = model.encode(later)
     raw = LightGbmEngine(model).raw(matrix)
     which = model.from_raw(raw).predicted_class
@@ -75,8 +76,10 @@ def test_reasons_and_base_are_the_raw_score_of_the_predicted_class(model, later)
     added = contributions.of(matrix, which)
     assert added.sum(axis=1) + base == pytest.approx(own, abs=1e-9)
     # LightGBM's own, which serve where nothing can be compiled.
-    contributions._explain = []
-    assert contributions.of(matrix, which) == pytest.approx(added, abs=1e-9)
+    monkeypatch.setattr(shap_values, "shapley_kernel", None)
+    slow = Contributions(model)
+    assert not slow.is_accelerated
+    assert slow.of(matrix, which) == pytest.approx(added, abs=1e-9)
 
 
 def test_a_row_is_scored_with_its_class_and_all_probabilities(model, later):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from nightshift.page.rendering import FOLDER, arguments
+from nightshift.page.rendering import FOLDER, arguments, count_of
 
 TEMPLATES = sorted(path.name for path in FOLDER.glob("*.html"))
 
@@ -36,3 +36,16 @@ def test_what_an_act_was_asked_for_is_said_in_words():
     asked = {"partition_key": "2013-02-04", "dag": "ingest", "conf": {}, "note": None, "n": 0}
     assert arguments(asked) == "dag ingest, n 0, partition_key 2013-02-04"
     assert arguments({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("items", "words"), [([], "0 models"), (["a"], "1 model"), (["a", "b"], "2 models")]
+)
+def test_what_is_counted_has_its_plural(items: list[str], words: str):
+    assert count_of(items, "model") == words
+
+
+def test_the_list_of_incidents_counts_what_each_touches():
+    now = (FOLDER / "now.html").read_text(encoding="utf-8")
+    for noun in ("model", "table", "consumer"):
+        assert f'row.touched_{noun}s|count_of("{noun}")' in now

@@ -16,7 +16,7 @@ from nightshift.plans.making import Draft, Planner
 from nightshift.plans.plan import Step
 from nightshift.plans.stage_steps import steps_of
 
-NOTHING = facts._OwnChanges(frozenset(), frozenset(), frozenset(), frozenset())
+NOTHING = facts.OwnChanges(frozenset(), frozenset(), frozenset(), frozenset())
 
 
 def test_seconds_grow_with_partitions_along_the_medians():
@@ -70,13 +70,13 @@ def test_the_band_holds_the_prediction(monkeypatch: pytest.MonkeyPatch):
 def test_what_the_plan_itself_did_is_no_change_and_all_else_is(monkeypatch: pytest.MonkeyPatch):
     planned = {"pointers": {"features/a 2013-01-01": "1"}, "landed drops": {"landing/x": "d"}}
     now = {"pointers": {"features/a 2013-01-01": "9"}, "landed drops": {}}
-    own = facts._OwnChanges(frozenset({"9"}), frozenset(), frozenset({"landing/x"}), frozenset())
-    monkeypatch.setattr(facts, "_own_changes", lambda conn, run_id: NOTHING)
+    own = facts.OwnChanges(frozenset({"9"}), frozenset(), frozenset({"landing/x"}), frozenset())
+    monkeypatch.setattr(facts, "own_changes", lambda conn, run_id: NOTHING)
     assert changes(None, planned, now, "plan/t") == [  # type: ignore[arg-type]
         "pointers: features/a 2013-01-01: 1 then, 9 now",
         "landed drops: landing/x: d then, not there now",
     ]
-    monkeypatch.setattr(facts, "_own_changes", lambda conn, run_id: own)
+    monkeypatch.setattr(facts, "own_changes", lambda conn, run_id: own)
     assert changes(None, planned, now, "plan/t") == []  # type: ignore[arg-type]
 
 
@@ -127,6 +127,6 @@ def test_a_plan_keeps_facts_that_were_read_before_its_steps(monkeypatch: pytest.
     monkeypatch.setattr(making, "notice", lambda *_: [])
     monkeypatch.setattr(making, "predict", lambda *_: None)
     nothing: Any = None
-    plan = Planner(nothing, nothing)._finish("redo", draft)
+    plan = Planner(nothing, nothing).finish("redo", draft)
     assert len(plan.steps[0].partitions) == 2
     assert plan.facts == {"drops": {"days": "2"}}

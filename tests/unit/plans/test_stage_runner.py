@@ -78,4 +78,4 @@ def test_a_lost_connection_does_not_replace_the_error_of_the_step():
 
     conn: Any = SimpleNamespace(closed=False, execute=broken)
     plan: Any = SimpleNamespace(token="plan-t")
-    applying._note_failure(conn, plan, DropsLeftError("refused"))
+    applying.note_failure(conn, plan, DropsLeftError("refused"))

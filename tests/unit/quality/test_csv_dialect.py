@@ -15,7 +15,7 @@ def read(text: str | bytes, chunk_bytes: int = 1 << 20):
     """Return header and rows; a malformed row is its line."""
     data = text.encode() if isinstance(text, str) else text
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv_dialect, "_CHUNK_BYTES", chunk_bytes)
+        patch.setattr(csv_dialect, "CHUNK_BYTES", chunk_bytes)
         return read_cells(data, "a.csv")
 
 

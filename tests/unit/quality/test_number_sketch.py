@@ -61,7 +61,7 @@ def test_it_is_the_same_to_the_byte_in_any_cut_and_order(kind, monkeypatch):
 
     assert sketched(*shuffled).as_bytes() == whole
     assert merged.as_bytes() == whole
-    monkeypatch.setattr(log_linear_histogram, "_MAX_ROWS", 500)
+    monkeypatch.setattr(log_linear_histogram, "MAX_ROWS", 500)
     assert sketched(*shuffled).as_bytes() == whole
 
 

@@ -53,7 +53,7 @@ def test_the_trees_are_those_of_the_rows(parts, tmp_path, n_binned, objective, p
         replace(
             plan,
             params={
-                name: value for name, value in params.items() if name in boosting._BINNING_PARAMS
+                name: value for name, value in params.items() if name in boosting.BINNING_PARAMS
             }
             | TUNED,
         ),
@@ -118,7 +118,7 @@ def test_a_damaged_file_goes_and_the_rows_are_binned(parts, tmp_path, caplog, da
             path.unlink()
             cut = tmp_path / "cut"
             cut.write_bytes(whole[: len(whole) // 2])
-            cut.replace(tmp_path / f"{path.stem.split('-')[0]}-{binned_rows._digest(cut)}.bin")
+            cut.replace(tmp_path / f"{path.stem.split('-')[0]}-{binned_rows.digest_of(cut)}.bin")
 
     with caplog.at_level(logging.WARNING):
         assert fit_trees(*parts, PLAN, None, tmp_path) == undisturbed
@@ -138,16 +138,16 @@ def test_a_fit_goes_on_without_a_folder(parts, tmp_path, caplog):
 
 def test_a_killed_fit_goes_on_from_its_checkpoint(parts, tmp_path, monkeypatch):
     undisturbed = fit_trees(*parts, PLAN)
-    checkpoint, folder, save = tmp_path / "fit.json", tmp_path / "binned", boosting._save_checkpoint
+    checkpoint, folder, save = tmp_path / "fit.json", tmp_path / "binned", boosting.save_checkpoint
 
     def save_then_die(path, state):
         save(path, state)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(boosting, "_save_checkpoint", save_then_die)
+    monkeypatch.setattr(boosting, "save_checkpoint", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         fit_trees(*parts, PLAN, checkpoint, folder)
-    monkeypatch.setattr(boosting, "_save_checkpoint", save)
+    monkeypatch.setattr(boosting, "save_checkpoint", save)
 
     assert fit_trees(*parts, PLAN, checkpoint, folder) == undisturbed
 
@@ -195,13 +195,13 @@ def test_a_draft_of_a_killed_process_goes(parts, tmp_path):
 
 def test_a_file_that_another_fit_deletes_is_binned_anew(parts, tmp_path, monkeypatch):
     undisturbed = fit_trees(*parts, PLAN, None, tmp_path)
-    digest = binned_rows._digest
+    digest = binned_rows.digest_of
 
     def delete_first(path):
         path.unlink()
-        monkeypatch.setattr(binned_rows, "_digest", digest)
+        monkeypatch.setattr(binned_rows, "digest_of", digest)
         return digest(path)
 
-    monkeypatch.setattr(binned_rows, "_digest", delete_first)
+    monkeypatch.setattr(binned_rows, "digest_of", delete_first)
     assert fit_trees(*parts, PLAN, None, tmp_path) == undisturbed
     assert len(files(tmp_path)) == 1

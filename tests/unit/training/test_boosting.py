@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import lightgbm as lgb
 import numpy as np
 import pytest
 
@@ -106,30 +107,46 @@ EVERY_OTHER = {
     ],
 )
 def test_same_text_when_each_segment_starts_from_the_text(
-    parts, monkeypatch, objective, grows_on, params
+    parts, monkeypatch, tmp_path, objective, grows_on, params
 ):
     plan = replace(PLAN, objective=objective, params=params, patience_rounds=45)
-    n_grown, grow_on = [], boosting._continue_booster
-    monkeypatch.setattr(
-        boosting, "_continue_booster", lambda *args: n_grown.append(1) or grow_on(*args)
-    )
+    starts, train = [], lgb.train
+    monkeypatch.setattr(lgb, "train", lambda *args, **how: starts.append(1) or train(*args, **how))
     grown = fit_trees(*parts, plan)
-    assert len(n_grown) == (4 if grows_on else 0)
-    monkeypatch.setattr(boosting, "_can_continue", lambda _: False)
-    assert fit_trees(*parts, plan) == grown
+    assert len(starts) == (1 if grows_on else 5)
+    assert fit_and_die_after_each_segment(parts, plan, monkeypatch, tmp_path) == grown
+    # The last one finds a finished fit.
+    assert len(starts) == (1 if grows_on else 5) + 5
+
+
+def fit_and_die_after_each_segment(parts, plan, monkeypatch, tmp_path):
+    """Return a fit of which every segment starts from the text of the one before."""
+    save = boosting.save_checkpoint
+
+    def save_then_die(path, state):
+        save(path, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(boosting, "save_checkpoint", save_then_die)
+        while True:
+            try:
+                return fit_trees(*parts, plan, tmp_path / "fit.json")
+            except KeyboardInterrupt:
+                continue
 
 
 def test_every_parameter_with_which_a_booster_grows_on_is_fitted_both_ways():
     tried = (
         SAMPLED.keys() | STRONG.keys() | EVERY_OTHER.keys() | {"alpha", "feature_fraction_bynode"}
     )
-    assert tried == boosting._CONTINUABLE_PARAMS
+    assert tried == boosting.CONTINUABLE_PARAMS
 
 
 @pytest.mark.parametrize("n_finished", [1, 2, 3])
 def test_same_text_when_killed_after_a_segment(parts, fit, tmp_path, monkeypatch, n_finished):
     checkpoint = tmp_path / "deep" / "fit.json"
-    save, saved = boosting._save_checkpoint, []
+    save, saved = boosting.save_checkpoint, []
 
     def save_then_die(path, state):
         save(path, state)
@@ -137,7 +154,7 @@ def test_same_text_when_killed_after_a_segment(parts, fit, tmp_path, monkeypatch
         if len(saved) == n_finished:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(boosting, "_save_checkpoint", save_then_die)
+    monkeypatch.setattr(boosting, "save_checkpoint", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         fit_trees(*parts, PLAN, checkpoint)
     resumed = fit_trees(*parts, PLAN, checkpoint)
@@ -147,18 +164,18 @@ def test_same_text_when_killed_after_a_segment(parts, fit, tmp_path, monkeypatch
 
 def test_same_text_when_killed_within_a_segment(parts, fit, tmp_path, monkeypatch):
     checkpoint = tmp_path / "fit.json"
-    stalled, n_rounds = boosting._has_stalled, []
+    n_rounds, update = [], lgb.Booster.update
 
-    def die_in_round_15(losses, patience):
-        n_rounds.append(len(losses))
-        if len(losses) == 15:
+    def die_in_round_15(*args, **how):
+        n_rounds.append(1)
+        if len(n_rounds) == 15:
             raise KeyboardInterrupt
-        return stalled(losses, patience)
+        return update(*args, **how)
 
-    monkeypatch.setattr(boosting, "_has_stalled", die_in_round_15)
-    with pytest.raises(KeyboardInterrupt):
-        fit_trees(*parts, PLAN, checkpoint)
-    monkeypatch.setattr(boosting, "_has_stalled", stalled)
+    with monkeypatch.context() as patch:
+        patch.setattr(lgb.Booster, "update", die_in_round_15)
+        with pytest.raises(KeyboardInterrupt):
+            fit_trees(*parts, PLAN, checkpoint)
     assert fit_trees(*parts, PLAN, checkpoint).text == fit.text
 
 
@@ -190,23 +207,23 @@ def test_a_damaged_checkpoint_is_none_and_the_fit_starts_again(
     parts, fit, tmp_path, monkeypatch, caplog
 ):
     checkpoint = tmp_path / "fit.json"
-    boosting._save_checkpoint(checkpoint, boosting.Fit(fit.text, fit.losses[:20]))
+    boosting.save_checkpoint(checkpoint, boosting.Fit(fit.text, fit.losses[:20]))
     whole = checkpoint.read_bytes()
-    assert boosting._load_checkpoint(checkpoint).losses == fit.losses[:20]
+    assert boosting.load_checkpoint(checkpoint).losses == fit.losses[:20]
     for kind, content in damaged(whole).items():
         assert content != whole, kind
         checkpoint.write_bytes(content)
         caplog.clear()
-        assert boosting._load_checkpoint(checkpoint) == boosting.Fit("", ()), kind
+        assert boosting.load_checkpoint(checkpoint) == boosting.Fit("", ()), kind
         assert "is damaged and not used" in caplog.text, kind
     assert fit_trees(*parts, PLAN, checkpoint) == fit
-    assert boosting._load_checkpoint(checkpoint).losses == fit.losses
+    assert boosting.load_checkpoint(checkpoint).losses == fit.losses
 
 
 def test_a_checkpoint_of_another_fit_is_none(fit, tmp_path):
-    boosting._save_checkpoint(tmp_path / "one.json", boosting.Fit(fit.text, fit.losses))
+    boosting.save_checkpoint(tmp_path / "one.json", boosting.Fit(fit.text, fit.losses))
     (tmp_path / "other.json").write_bytes((tmp_path / "one.json").read_bytes())
-    assert boosting._load_checkpoint(tmp_path / "other.json") == boosting.Fit("", ())
+    assert boosting.load_checkpoint(tmp_path / "other.json") == boosting.Fit("", ())
 
 
 def test_fit_stops_at_the_best_round(parts, fit):

@@ -43,7 +43,7 @@ def test_repro_puts_the_recorded_loads_in_place_of_the_features_pointer_only(has
         "partitions": [{"partition": "2020-01-01", "load_id": 7}],
     }
 
-    pinned = rebuild._pinned(manifest, "features/feat_parcel", "key").as_string(None)
+    pinned = rebuild.pinned_query(manifest, "features/feat_parcel", "key").as_string(None)
 
     assert "as p (dataset, partition_date, load_id) on p.dataset = 'features/" in pinned
     assert pinned.count("ops.published") == has_pointer

@@ -46,7 +46,7 @@ _PARSERS = {
     ColumnType.DATE: parse_dates,
 }
 # Distinct strings of a column that are remembered; a column with more is text that hardly repeats.
-_MAX_KNOWN_TEXTS = 1 << 14
+MAX_KNOWN_TEXTS = 1 << 14
 # Their bytes: a value may have 64 KiB, and what is remembered outlives its file.
 _MAX_KNOWN_BYTES = 1 << 22
 
@@ -255,7 +255,7 @@ def _is_too_much(*strings: pa.Array) -> bool:
     """Return whether these strings together are more than a column remembers."""
     n_strings = sum(len(part) for part in strings)
     n_bytes = sum(part.nbytes for part in strings)
-    return n_strings > _MAX_KNOWN_TEXTS or n_bytes > _MAX_KNOWN_BYTES
+    return n_strings > MAX_KNOWN_TEXTS or n_bytes > _MAX_KNOWN_BYTES
 
 
 _cached_cast = lru_cache(maxsize=256)(_CachedCast)

@@ -110,7 +110,7 @@ class RecordActs:
     ) -> None:
         """Pass a request on; record it if it is an act of a known user."""
         user = None
-        if _changes_something(scope):
+        if changes_something(scope):
             user = await user_of(scope)
         # Without a user Airflow refuses the request: nobody acted.
         if user is None:
@@ -156,7 +156,8 @@ def _path(scope: Scope) -> str:
     return str(scope.get("path", "")).partition(_API)[2]
 
 
-def _changes_something(scope: Scope) -> bool:
+def changes_something(scope: Scope) -> bool:
+    """Return whether a request to Airflow may change something: no question and no trial."""
     if scope["type"] != "http" or scope["method"] not in _CHANGES:
         return False
     path = _path(scope)

@@ -92,59 +92,60 @@ def gantt(title: str, spans: Sequence[GanttBar], deadline: dt.datetime | None) -
     # The clock first, so that bars lie on its lines.
     parts = list(_clock(x, start, height))
     for row, span in enumerate(spans):
-        y = TOP + row * ROW
-        parts.append(
-            text(
-                GANTT_LEFT - 8,
-                y + 14,
-                _shortened(span.name),
-                "small",
-                "end",
-            )
-        )
-        left = x.at(span.start.timestamp())
-        # A step of no length is still seen.
-        width = max(
-            x.at(span.end.timestamp()) - left,
-            1.5,
-        )
-        seconds = (span.end - span.start).total_seconds()
-        words = f"{span.name}: {span.start:%H:%M:%S} to {span.end:%H:%M:%S}, {seconds:.1f} s"
-        note = f" {span.note}" if span.note else ""
-        parts.append(
-            rect(
-                left,
-                y + 3,
-                width,
-                ROW - 8,
-                f"span {span.css}",
-                f"{words}{note}",
-            )
-        )
+        parts += _step(x, TOP + row * ROW, span)
     if deadline is not None:
-        position = x.at(deadline.timestamp())
-        parts.append(
-            line(
-                position,
-                TOP - 6,
-                position,
-                height - BOTTOM,
-                "deadline",
-            )
-        )
-        parts.append(
-            text(
-                position - 4,
-                height - 6,
-                "deadline",
-                "bad-text",
-                "end",
-            )
-        )
+        parts += _deadline(x.at(deadline.timestamp()), height)
     return figure(
         title,
         parts,
         height,
+    )
+
+
+def _step(x: Scale, y: float, span: GanttBar) -> Iterator[str]:
+    """Yield the name and the bar of one step."""
+    yield text(
+        GANTT_LEFT - 8,
+        y + 14,
+        _shortened(span.name),
+        "small",
+        "end",
+    )
+    left = x.at(span.start.timestamp())
+    # A step of no length is still seen.
+    right = x.at(span.end.timestamp())
+    width = max(
+        right - left,
+        1.5,
+    )
+    seconds = (span.end - span.start).total_seconds()
+    words = f"{span.name}: {span.start:%H:%M:%S} to {span.end:%H:%M:%S}, {seconds:.1f} s"
+    note = f" {span.note}" if span.note else ""
+    yield rect(
+        left,
+        y + 3,
+        width,
+        ROW - 8,
+        f"span {span.css}",
+        f"{words}{note}",
+    )
+
+
+def _deadline(position: float, height: float) -> Iterator[str]:
+    """Yield the line of a deadline and its name."""
+    yield line(
+        position,
+        TOP - 6,
+        position,
+        height - BOTTOM,
+        "deadline",
+    )
+    yield text(
+        position - 4,
+        height - 6,
+        "deadline",
+        "bad-text",
+        "end",
     )
 
 
@@ -189,56 +190,58 @@ def timeline(title: str, periods: Sequence[Period], marks: Sequence[Period]) -> 
         4,
         WIDTH - 4,
     )
-    parts = []
+    parts: list[str] = []
     for period in periods:
-        left, right = x.at(period.first.toordinal()), x.at(period.last.toordinal() + 1)
-        words = f"{period.name}: {period.first} to {period.last}"
-        parts.append(
-            rect(
-                left,
-                TOP,
-                right - left - 1,
-                26,
-                f"span {period.css}",
-                words,
-            )
-        )
-        # A letter takes about 9 units; a name that does not fit is in the tooltip.
-        if right - left > 9 * len(period.name):
-            parts.append(
-                text(
-                    left + 6,
-                    TOP + 18,
-                    period.name,
-                    "on-bar",
-                )
-            )
+        parts += _reign(x, period)
     for mark in marks:
-        words = f"{mark.name}: {mark.first}"
-        parts.append(
-            rect(
-                x.at(mark.first.toordinal()),
-                TOP + 32,
-                3,
-                12,
-                f"span {mark.css}",
-                words,
-            )
-        )
-    starts = month_starts(first, last)
-    parts += [
-        text(
+        parts.append(_tick(x, mark))
+    for day in month_starts(first, last):
+        month = text(
             x.at(day.toordinal()),
             TOP + 62,
             f"{day:%b %Y}",
             "quiet",
         )
-        for day in starts
-    ]
+        parts.append(month)
     return figure(
         title,
         parts,
         TOP + 68,
+    )
+
+
+def _reign(x: Scale, period: Period) -> Iterator[str]:
+    """Yield the bar of a champion, and its name if there is room."""
+    left = x.at(period.first.toordinal())
+    # The last day is included.
+    right = x.at(period.last.toordinal() + 1)
+    yield rect(
+        left,
+        TOP,
+        right - left - 1,
+        26,
+        f"span {period.css}",
+        f"{period.name}: {period.first} to {period.last}",
+    )
+    # A letter takes about 9 units; a name that does not fit is in the tooltip.
+    if right - left > 9 * len(period.name):
+        yield text(
+            left + 6,
+            TOP + 18,
+            period.name,
+            "on-bar",
+        )
+
+
+def _tick(x: Scale, mark: Period) -> str:
+    """Return the tick of a refused challenger."""
+    return rect(
+        x.at(mark.first.toordinal()),
+        TOP + 32,
+        3,
+        12,
+        f"span {mark.css}",
+        f"{mark.name}: {mark.first}",
     )
 
 
@@ -357,34 +360,38 @@ def share_grid(
             )
         )
     for (row, column), share in shares.items():
-        x, y = left[column], top[row]
-        # A share of nothing is still seen.
-        end = max(
+        words = f"{row}, {column}: {share:.1%}"
+        parts += _share(
+            left[column],
+            top[row],
             width.at(share),
-            1.0,
-        )
-        parts.append(
-            rect(
-                x,
-                y + 3,
-                end,
-                ROW - 8,
-                "span accent",
-                f"{row}, {column}: {share:.1%}",
-            )
-        )
-        parts.append(
-            text(
-                x + end + 4,
-                y + 14,
-                f"{share:.0%}",
-                "tiny",
-            )
+            share,
+            words,
         )
     return figure(
         title,
         parts,
         GRID_TOP + len(rows) * ROW + 4,
+    )
+
+
+def _share(x: float, y: float, width: float, share: float, words: str) -> Iterator[str]:
+    """Yield the bar of one share and its percentage."""
+    # A share of nothing is still seen.
+    end = max(width, 1.0)
+    yield rect(
+        x,
+        y + 3,
+        end,
+        ROW - 8,
+        "span accent",
+        words,
+    )
+    yield text(
+        x + end + 4,
+        y + 14,
+        f"{share:.0%}",
+        "tiny",
     )
 
 

@@ -110,38 +110,18 @@ def calendar(title: str, statuses: Mapping[dt.date, str], href: Callable[[dt.dat
             )
         )
     for day, status in sorted(statuses.items()):
+        n_days = (day - monday).days
         week, weekday = divmod(
-            (day - monday).days,
+            n_days,
             7,
         )
-        x, y = CALENDAR_LEFT + week * PITCH, CALENDAR_TOP + weekday * PITCH
-        cell = rect(
-            x,
-            y,
-            CELL,
-            CELL,
-            f"cell {status}",
-            f"{day}: {status}",
-        )
-        mark = STATUS_MARKS.get(
-            status,
-            "",
-        )
-        if mark:
-            cell += text(
-                x + CELL / 2,
-                y + 11.5,
-                mark,
-                f"mark {status}",
-                "middle",
-            )
-        # Problems are stops of the Tab key; the form of the page reaches every day.
         parts.append(
-            link(
+            _day(
+                CALENDAR_LEFT + week * PITCH,
+                CALENDAR_TOP + weekday * PITCH,
+                day,
+                status,
                 href(day),
-                cell,
-                f"{day} {status}",
-                is_reachable=bool(mark),
             )
         )
     width = max(
@@ -153,6 +133,43 @@ def calendar(title: str, statuses: Mapping[dt.date, str], href: Callable[[dt.dat
         parts,
         CALENDAR_TOP + 7 * PITCH + 4,
         width,
+    )
+
+
+def _day(
+    x: float,
+    y: float,
+    day: dt.date,
+    status: str,
+    href: str,
+) -> str:
+    """Return the cell of a day with its mark, which leads to its page."""
+    cell = rect(
+        x,
+        y,
+        CELL,
+        CELL,
+        f"cell {status}",
+        f"{day}: {status}",
+    )
+    mark = STATUS_MARKS.get(
+        status,
+        "",
+    )
+    if mark:
+        cell += text(
+            x + CELL / 2,
+            y + 11.5,
+            mark,
+            f"mark {status}",
+            "middle",
+        )
+    # Problems are stops of the Tab key; the form of the page reaches every day.
+    return link(
+        href,
+        cell,
+        f"{day} {status}",
+        is_reachable=bool(mark),
     )
 
 

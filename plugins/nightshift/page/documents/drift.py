@@ -27,7 +27,7 @@ MISSING, OTHER_LEVELS = "(missing)", "(all other levels)"
 
 # A year has 15,000 cells: as lists, no object is made for each of them. They keep the order of the
 # rows that they are made of.
-_DRIFT = """
+DRIFT_QUERY = """
 select feature, array_agg(partition_date) as days, array_agg(kind) as kinds,
     array_agg(units) as units, array_agg(is_drifted) as drifted, array_agg(is_slow) as slow
 from (
@@ -112,7 +112,7 @@ def drift_document(
         return document
     first = last - dt.timedelta(days=n_days - 1)
     values = {"model": chosen, "first": first, "last": last}
-    series = snapshot.rows(_DRIFT, values)
+    series = snapshot.rows(DRIFT_QUERY, values)
     document |= {"series": series, "n_cells": sum(len(row["days"]) for row in series)}
     document["verdicts"] = snapshot.rows(_VERDICTS, values)
     document["faults"] = snapshot.rows(_FAULTS, values)

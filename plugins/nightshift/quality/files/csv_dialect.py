@@ -27,7 +27,7 @@ MAXIMUM_RECORD_BYTES = 512 * 1024
 """A quoted field that is still open after so many bytes was opened by a stray quote. Below Arrow's
 block of 1 MiB.
 """
-_CHUNK_BYTES = 128 * 1024
+CHUNK_BYTES = 128 * 1024
 _ENCODING_BYTES = 4096
 _QUOTE, _COMMA, _LF, _CR = b'",\n\r'
 _FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^",\r\n]*+)'
@@ -159,7 +159,7 @@ class CheckedLines:
         """Yield complete records."""
         incomplete = b""
         while True:
-            chunk = self._stream.read(_CHUNK_BYTES)
+            chunk = self._stream.read(CHUNK_BYTES)
             is_end = not chunk
             complete, incomplete = self._split(incomplete + chunk, is_end)
             if len(incomplete) > MAXIMUM_LINE_BYTES:

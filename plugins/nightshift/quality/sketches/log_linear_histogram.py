@@ -28,7 +28,7 @@ _LOW_MASK, _HALF_MASK = (1 << _LOW_BITS) - 1, (1 << _HALF_BITS) - 1
 _EXPONENT_SHIFT, _MANTISSA_BITS, _SIGN = 6, 52, 2048
 _INFINITE = 2047
 """Exponent of an infinite number."""
-_MAX_ROWS = 1 << 26
+MAX_ROWS = 1 << 26
 """Rows that may share a bin: with twice as many, the sum of squares could leave 64 bits."""
 
 
@@ -81,7 +81,7 @@ class HistogramBuilder:
     @property
     def is_full(self) -> bool:
         """Return whether the bins must be taken, and a new builder begun."""
-        return self.n_rows > _MAX_ROWS
+        return self.n_rows > MAX_ROWS
 
     def add(self, bits: Integers) -> None:
         """Add numbers by their bits, none of them NaN or a negative zero.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     """Rows that an expectation considers, and the unexpected ones among them."""
 
 EVALUATOR = "passing rows"
-_MAX_STRINGS = 1 << 14
+MAX_STRINGS = 1 << 14
 """Distinct strings of a column that are kept; a column with more is left to the scan."""
 _EXACT_DOUBLES = 1 << 53
 
@@ -82,7 +82,7 @@ class StreamingEvaluator:
             if column in rows.column_names:
                 strings.update(rows.column(column).unique().drop_null().to_pylist())
             # A column of too many strings stays undecided, which bounds the memory.
-            if len(strings) > _MAX_STRINGS:
+            if len(strings) > MAX_STRINGS:
                 del self._strings[column]
 
     def passed(

@@ -73,7 +73,7 @@ class BinnedRows:
             # Another fit may delete the file meanwhile: then it does not exist.
             with suppress(OSError):
                 # A damaged file is found here, before LightGBM reads it.
-                if path.stem == f"{self._key}-{_digest(path)}":
+                if path.stem == f"{self._key}-{digest_of(path)}":
                     # The files that were used last are kept.
                     path.touch()
                     return path
@@ -99,7 +99,7 @@ class BinnedRows:
             # A killed process of the same number may have left one.
             draft.unlink(missing_ok=True)
             save(str(draft))
-            name = f"{self._key}-{_digest(draft)}.bin"
+            name = f"{self._key}-{digest_of(draft)}.bin"
             # A file appears complete under its final name, or not at all.
             draft.replace(self._folder / name)
             self._delete_old_files()
@@ -136,7 +136,7 @@ def _used_at(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """Return the digest that a file's name must have."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()[:32]

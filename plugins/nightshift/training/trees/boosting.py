@@ -35,9 +35,9 @@ _TRUNCATION = 30
 """LightGBM's default: pairs count if one of the two is among so many first rows of its group."""
 SEGMENT_ROUNDS = 100
 """Trees between two checkpoints; part of what a fit is: another length gives other trees."""
-_BINNING_PARAMS = frozenset({"max_bin", "min_data_in_bin", "min_data_in_leaf"})
+BINNING_PARAMS = frozenset({"max_bin", "min_data_in_bin", "min_data_in_leaf"})
 """Parameters that decide how values are binned, or whether a column is worth it."""
-_CONTINUABLE_PARAMS = _BINNING_PARAMS | {
+CONTINUABLE_PARAMS = BINNING_PARAMS | {
     "alpha",
     "bagging_fraction",
     "bagging_freq",
@@ -173,7 +173,7 @@ def grow_trees(
     Raises:
         TreesRefusedError: LightGBM refuses the parameters or the rows.
     """
-    state = _load_checkpoint(checkpoint)
+    state = load_checkpoint(checkpoint)
     # A segment that starts from a text needs the values themselves, not their bins.
     if binned_rows is None or state.text or not _can_continue(plan):
         data = _dataset(*train, plan, weight=facts.weight, groups=facts.groups)
@@ -189,7 +189,7 @@ def grow_trees(
             state = _continue_booster(booster, state, plan)
         else:
             booster, state = _fit_segment(state, data, valid, plan)
-        _save_checkpoint(checkpoint, state)
+        save_checkpoint(checkpoint, state)
         hit(Failpoint.CHECKPOINT_AFTER)
     return replace(state, text=portable(state.text))
 
@@ -280,7 +280,7 @@ def _binned_dataset(rows: Rows, plan: FitPlan, folder: Path, weight: Vector | No
 
     from nightshift.training.trees.binned_rows import BinnedRows
 
-    binning_params = {name: value for name, value in plan.params.items() if name in _BINNING_PARAMS}
+    binning_params = {name: value for name, value in plan.params.items() if name in BINNING_PARAMS}
     # Whatever changes the bins is part of the file's name.
     facts = {
         "lightgbm": lgb.__version__,
@@ -354,7 +354,7 @@ def _can_continue(plan: FitPlan) -> bool:
     # segment must hold a whole number of bagging periods.
     bagging_rounds = int(plan.params.get("bagging_freq", 0)) or 1
     is_single = plan.n_classes == 1 and plan.objective != LAMBDARANK
-    is_proved = plan.params.keys() <= _CONTINUABLE_PARAMS and is_single
+    is_proved = plan.params.keys() <= CONTINUABLE_PARAMS and is_single
     return is_proved and plan.segment_rounds % bagging_rounds == 0
 
 
@@ -413,7 +413,7 @@ def first_trees(text: str, n_rounds: int) -> str:
     return portable(load_booster(text).model_to_string(num_iteration=n_rounds))
 
 
-def _load_checkpoint(checkpoint: Path | None) -> Fit:
+def load_checkpoint(checkpoint: Path | None) -> Fit:
     """Return the last finished segment; an empty state if the file is missing or damaged."""
     content = None if checkpoint is None else sealed_file.read(checkpoint)
     if content is None:
@@ -422,7 +422,7 @@ def _load_checkpoint(checkpoint: Path | None) -> Fit:
     return Fit(document["text"], tuple(document["losses"]))
 
 
-def _save_checkpoint(checkpoint: Path | None, state: Fit) -> None:
+def save_checkpoint(checkpoint: Path | None, state: Fit) -> None:
     """Replace the checkpoint with the current state."""
     if checkpoint is not None:
         document = json.dumps({"text": state.text, "losses": state.losses})

@@ -91,8 +91,8 @@ def run_models(
     with stage("dbt_build"):
         outcome = run_dbt(settings, arguments, parsed.msgpack, application_name)
     runs = [_model_run(result) for result in outcome.results]
-    _raise_for_failed_model(runs)
-    _raise_for_failed_process(runs, outcome, len(models))
+    raise_for_failed_model(runs)
+    raise_for_failed_process(runs, outcome, len(models))
     hit(Failpoint.DBT_AFTER)
     return runs
 
@@ -108,7 +108,8 @@ def _model_run(result: Mapping[str, Any]) -> ModelRun:
     )
 
 
-def _raise_for_failed_model(runs: list[ModelRun]) -> None:
+def raise_for_failed_model(runs: list[ModelRun]) -> None:
+    """Raise the error of the models that failed; a fault of the warehouse by its own code."""
     failed = [run for run in runs if run.status != "success"]
     if not failed:
         return
@@ -137,7 +138,8 @@ def _todo_of(message: str) -> str:
     return _TODO
 
 
-def _raise_for_failed_process(runs: list[ModelRun], outcome: DbtOutcome, n_requested: int) -> None:
+def raise_for_failed_process(runs: list[ModelRun], outcome: DbtOutcome, n_requested: int) -> None:
+    """Raise if dbt ended before all requested models had run."""
     # dbt calls a selection that matches nothing a success.
     is_complete = len(runs) == n_requested
     if n_requested == 0:

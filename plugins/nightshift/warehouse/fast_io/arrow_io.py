@@ -114,7 +114,7 @@ def stream_arrow(
                     return
             except (psycopg.Error, UnreadableRowsError) as error:
                 raise _read_error(error) from error
-    yield from _stream_by_driver(settings, query, application_name, batch_bytes)
+    yield from stream_by_driver(settings, query, application_name, batch_bytes)
 
 
 def _row_reader(conn: Connection, query: Query) -> RowReader | None:
@@ -168,9 +168,10 @@ def lean_streams(
         yield partial(_stream_rows, connection, STREAM_BATCH_BYTES)
 
 
-def _stream_by_driver(
+def stream_by_driver(
     settings: Settings, query: Query, application_name: str, batch_bytes: int
 ) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a query as ADBC's driver reads them."""
     import adbc_driver_postgresql.dbapi as adbc
 
     uri = _uri(streaming(settings), application_name)

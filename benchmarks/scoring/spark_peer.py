@@ -1,6 +1,6 @@
 """The peer of a team with Spark: MLflow's ``spark_udf`` on local PySpark; run by ``scoring.py``.
 
-    python -m benchmarks.spark_peer <folder> [<jar>]
+    python -m benchmarks.scoring.spark_peer <folder> [<jar>]
 
 The folder has ``model.txt`` and ``levels.json``. With PostgreSQL's JDBC driver it does what we do,
 from and to the warehouse, by eight connections and batched inserts. Without, it is spared the
@@ -48,7 +48,12 @@ def main() -> None:
             self.booster = lgb.Booster(model_file=context.artifacts["trees"])
             self.levels = json.loads(Path(context.artifacts["levels"]).read_text(encoding="utf-8"))
 
-        def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:  # noqa: ANN401, ARG002
+        def predict(
+            self,
+            context: Any,  # noqa: ANN401, ARG002
+            model_input: pd.DataFrame,
+            params: Any = None,  # noqa: ANN401, ARG002
+        ) -> Any:  # noqa: ANN401
             """Return raw scores."""
             frame = model_input.copy()
             for name, levels in self.levels.items():
