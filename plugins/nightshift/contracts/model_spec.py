@@ -219,6 +219,13 @@ class ModelSpec(NamedDocument):
                 "training.recipe.increasing and decreasing name numeric features;"
                 f" {', '.join(unknown)} is none"
             )
+        categorical = {feature.name for feature in self.features.categorical}
+        unknown = sorted(set(training.recipe.target_encoding.columns) - categorical)
+        if unknown:
+            raise ValueError(
+                "training.recipe.target_encoding.columns name categorical features;"
+                f" {', '.join(unknown)} is none"
+            )
         if training.weight_column in {*self.features.names, self.label.column}:
             raise ValueError(
                 f"training.weight_column {training.weight_column!r} is neither feature nor label"
@@ -339,7 +346,8 @@ class ModelSpec(NamedDocument):
         # What is shown next to a prediction must not make it another one. Who gets a challenger's
         # is recorded with each night, so that a rerun keeps it when the share is changed.
         left_out: dict[str, Any] = {"analytics": True, "promotion": {"canary"}}
-        # Specs of other tasks keep the digest that they had before there were these keys.
+        # Other specs keep the digest that they had before there were these keys.
+        left_out["training"] = {"recipe": self.training.recipe.later_keys}
         if not self.classes:
             left_out |= {"classes": True, "scoring": {"fallback": {"shares"}}}
         if not self.is_ranking:

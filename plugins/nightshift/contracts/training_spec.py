@@ -118,14 +118,32 @@ class Costs(Frozen):
         return self.false_alarm / (self.false_alarm + self.miss)
 
 
+class TargetEncoding(Frozen):
+    """Categories that become numbers: by how much the label of a level lies above that of all rows.
+
+    Attributes:
+        columns: Categorical features. A training row of a night gets what labels that were mature
+            on that night say, so no label of its own night or of a later one.
+        prior_rows: Rows that speak for no difference: a level of ``n`` rows gets ``n / (n +
+            prior_rows)`` of its difference.
+    """
+
+    columns: tuple[str, ...] = ()
+    prior_rows: PositiveInt = 100
+
+
 class Recipe(Frozen):
-    """What a model is made of: trees of several seeds and a linear member.
+    """What a model is made of: trees of several seeds and nights, and a linear member.
 
     Attributes:
         folds: Rolling blocks that the validation days are divided into; each is predicted by
             members that were fitted on the days before it. They choose the number of rounds, the
             linear member's share, the calibration and the level.
         seeds: Fits of the trees whose scores are averaged.
+        averaged_nights: Windows of the trees, each fitted with every seed and averaged: they end on
+            the newest night and on those before it, and are so many nights less one shorter than
+            the window. A night more changes an average less than a single fit.
+        target_encoding: Categories that become numbers.
         linear: The linear member.
         level: The level of all predictions.
         half_life_days: A row so many days older than the newest one counts half; None weighs all
@@ -139,6 +157,8 @@ class Recipe(Frozen):
 
     folds: int = Field(default=2, ge=1, le=100)
     seeds: int = Field(default=1, ge=1, le=20)
+    averaged_nights: int = Field(default=1, ge=1, le=7)
+    target_encoding: TargetEncoding = Field(default_factory=TargetEncoding)
     linear: Linear = Field(default_factory=Linear)
     level: Level = Field(default_factory=Level)
     half_life_days: PositiveDays | None = None
@@ -152,6 +172,15 @@ class Recipe(Frozen):
         """Return 1 or -1 for each feature that may only raise or only lower the score."""
         rising = dict.fromkeys(self.increasing, 1)
         return rising | dict.fromkeys(self.decreasing, -1)
+
+    @property
+    def later_keys(self) -> set[str]:
+        """Return newer keys that are at their defaults: a digest leaves them out."""
+        is_off = {
+            "averaged_nights": self.averaged_nights == 1,
+            "target_encoding": not self.target_encoding.columns,
+        }
+        return {name for name, off in is_off.items() if off}
 
     @model_validator(mode="after")
     def _has_one_direction(self) -> Recipe:
@@ -311,6 +340,9 @@ class Training(Frozen):
             raise ValueError("minimum_days > validation_days + holdout_days + 2 * gap_days")
         if self.window_days < self.minimum_days:
             raise ValueError("window_days >= minimum_days")
+        # Each window of the trees keeps some days.
+        if self.recipe.averaged_nights > self.validation_days:
+            raise ValueError("recipe.averaged_nights <= validation_days")
         return self
 
     @model_validator(mode="after")
@@ -338,7 +370,7 @@ class Training(Frozen):
             return self
         n_before = n_days - self.holdout_days - 2 * self.gap_days
         linear = self.recipe.linear.model_copy(update={"shares": (1.0,)})
-        recipe = self.recipe.model_copy(update={"linear": linear, "seeds": 1})
+        recipe = self.recipe.model_copy(update={"linear": linear, "seeds": 1, "averaged_nights": 1})
         changes = {
             "validation_days": min(self.validation_days, max(1, n_before // 3)),
             "recipe": recipe,

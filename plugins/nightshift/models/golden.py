@@ -270,7 +270,7 @@ def golden_rows(trees: list[Tree], signature: Signature) -> Matrix:
     """
     import numpy as np
 
-    n_numeric = len(signature.numeric)
+    n_numeric = len(signature.number_names)
     candidates = _candidate_values(trees, signature)
     matrix = np.full((N_ROWS, len(candidates)), np.nan)
     for column, values in enumerate(candidates):

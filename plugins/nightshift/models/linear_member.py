@@ -87,8 +87,8 @@ class LinearMember(StrictPart):
 
     Attributes:
         intercept: Mean of the member's score over the fitted rows.
-        numeric: A term per numeric feature.
-        categorical: A term per category.
+        numeric: A term per column of numbers.
+        categorical: A term per column of codes.
     """
 
     intercept: Finite

@@ -23,7 +23,9 @@ has golden raw scores only. Older versions still serve. Any other format is refu
 """
 CLASSES_FORMAT = 5
 """As 4, of a model that scores classes: older code, which expects one score, refuses it."""
-SEALED_FORMATS = (3, 4, CLASSES_FORMAT)
+ENCODED_FORMAT = 6
+"""As 4, of a model with encoded categories: older code, which knows codes only, refuses it."""
+SEALED_FORMATS = (3, 4, CLASSES_FORMAT, ENCODED_FORMAT)
 SEAL = "document_sha256"
 _N_DECILES = 10
 _MAX_PARTS_NAMED = 5
@@ -116,15 +118,31 @@ class _Category(StrictPart):
     levels: list[str]
 
 
+class _EncodedCategory(_Category):
+    values: list[Finite]
+    missing: Finite
+
+    @model_validator(mode="after")
+    def _has_values(self) -> Self:
+        if not len(self.values) == len(self.levels) == len(set(self.levels)):
+            raise ValueError("a value of each level, and levels that differ")
+        return self
+
+
 class _Signature(StrictPart):
     numeric: list[str]
     categorical: list[_Category]
+    encoded: Annotated[list[_EncodedCategory], Field(min_length=1)] | None = None
+
+    @property
+    def n_numbers(self) -> int:
+        return len(self.numeric) + len(self.encoded or ())
 
 
 class ModelDocument(StrictPart):
     """The content of ``model.json``."""
 
-    format: Literal[2, 3, 4, 5]
+    format: Literal[2, 3, 4, 5, 6]
     model: str
     task: Literal["binary", "regression", "multiclass", "ranking"]
     signature: _Signature
@@ -151,13 +169,15 @@ class ModelDocument(StrictPart):
         # A file must not pass as an older one, which needs no digest.
         if is_sealed != must_be_sealed or has_probability != must_have_probability:
             raise ValueError("its digest and golden probabilities, as its format has them")
-        if self.linear is not None and self.format != FORMAT:
-            raise ValueError(f"a linear member in format {FORMAT} only")
+        if self.linear is not None and self.format not in (FORMAT, ENCODED_FORMAT):
+            raise ValueError(f"a linear member in formats {FORMAT} and {ENCODED_FORMAT} only")
+        if (self.format == ENCODED_FORMAT) != (self.signature.encoded is not None):
+            raise ValueError(f"encoded categories exactly in format {ENCODED_FORMAT}")
         return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        n_features = len(self.signature.numeric) + len(self.signature.categorical)
+        n_features = self.signature.n_numbers + len(self.signature.categorical)
         if len(self.golden.rows[0]) != n_features:
             raise ValueError("golden rows of as many features as the signature")
         if (self.linear is None) != (self.golden.linear is None):
@@ -190,7 +210,7 @@ class ModelDocument(StrictPart):
     def _has_terms(self, linear: LinearMember) -> bool:
         n_levels = [len(category.levels) for category in self.signature.categorical]
         has_levels = [len(term.levels) for term in linear.categorical] == n_levels
-        return has_levels and len(linear.numeric) == len(self.signature.numeric)
+        return has_levels and len(linear.numeric) == self.signature.n_numbers
 
 
 def seal(document: dict[str, Any]) -> dict[str, Any]:

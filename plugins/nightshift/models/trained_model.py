@@ -25,6 +25,7 @@ from nightshift.models.class_scores import softmax
 from nightshift.models.golden import Golden, golden_rows
 from nightshift.models.model_document import (
     CLASSES_FORMAT,
+    ENCODED_FORMAT,
     FORMAT,
     SEALED_FORMATS,
     read_document,
@@ -158,8 +159,11 @@ class TrainedModel:
     def files(self) -> dict[str, bytes]:
         """Return the content of ``model.lgb`` and ``model.json``."""
         golden = self.golden or self._golden_answers()
+        file_format = CLASSES_FORMAT if self.classes else self.format
+        if self.signature.encoded:
+            file_format = ENCODED_FORMAT
         document = {
-            "format": CLASSES_FORMAT if self.classes else self.format,
+            "format": file_format,
             "model": self.model,
             "task": self.task.value,
             "signature": self.signature.as_json(),

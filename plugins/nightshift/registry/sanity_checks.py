@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nightshift.models.booster import leaf_numbers
 from nightshift.models.group_ranks import count_groups
 from nightshift.models.predictions import Predictions, group_codes, with_groups
-from nightshift.registry.checks import Criterion, at_most, not_applicable, passed_if
+from nightshift.models.signature import matrix_names
+from nightshift.registry.checks import Criterion, at_most, passed_if
 from nightshift.registry.feature_agreement import compare_features
-from nightshift.registry.leaks.fitted_line import fitted_line, rows_before_holdout
+from nightshift.registry.leaks.fitted_line import fitted_line
+from nightshift.registry.leaks.fitted_trees import fitted_encodings, fitted_trees
 from nightshift.registry.streams.paired_rows import mean_loss
 from nightshift.training.single_feature_leakage import best_separation
 from nightshift.training.training_set import mature_window
@@ -20,9 +21,6 @@ from nightshift.training.training_set import mature_window
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pyarrow as pa
-
-    from nightshift.models.arrays import Integers
     from nightshift.models.predictions import Predictions
     from nightshift.models.trained_model import TrainedModel
     from nightshift.registry.promotion_context import PromotionContext
@@ -32,21 +30,6 @@ MAXIMUM_REFIT_LOSS = 0.1
 """Share of the evaluated model's advantage over the prior that the model that serves may lose, on
 days that only the latter was fitted on.
 """
-LEAF_ROWS = 50_000
-"""Rows whose leaves are in memory at once: a number for each tree."""
-BAG_DEVIATIONS = 6.0
-"""Standard deviations of a bag's size: of a billion honest trees two are further off."""
-_FRACTIONS = ("bagging_fraction", "sub_row", "subsample", "bagging")
-_FREQUENCIES = ("bagging_freq", "subsample_freq")
-"""LightGBM's names of a parameter; an earlier one wins."""
-_SAMPLING = frozenset(
-    {
-        "data_sample_strategy",
-        *(f"pos_{name}" for name in _FRACTIONS),
-        *(f"neg_{name}" for name in _FRACTIONS),
-    }
-)
-"""Parameters by which a row's label or gradient decides whether a tree sees it."""
 
 
 def provenance(context: PromotionContext) -> Criterion:
@@ -123,7 +106,8 @@ def _loss(context: PromotionContext, predictions: Predictions) -> float:
 
 def signature(context: PromotionContext) -> Criterion:
     """Check that the model reads the features of the spec, in its order."""
-    expected = list(context.spec.features.names)
+    encoded = context.spec.training.recipe.target_encoding.columns
+    expected = matrix_names(context.spec.features, encoded)
     got = context.served.signature.names
     missing = sorted(set(expected) - set(got))
     extra = sorted(set(got) - set(expected))
@@ -170,118 +154,10 @@ def unique_rows(context: PromotionContext) -> Criterion:
 
 
 def fitted_rows(context: PromotionContext) -> Iterator[Criterion]:
-    """Check that trees and line were fitted on exactly the rows that were meant for them."""
-    yield _fitted_trees(context)
+    """Check that all members were fitted on exactly the rows that were meant for them."""
+    yield fitted_trees(context)
+    yield from fitted_encodings(context)
     yield fitted_line(context)
-
-
-def _fitted_trees(context: PromotionContext) -> Criterion:
-    """Check the rows of the trees.
-
-    A tree counts the rows of each of its leaves when it is grown. The same rows, sent through the
-    tree, must give the same counts: a model that saw days that judge it has other counts, whatever
-    it says of its training. The trees that serve must have seen every row of the window.
-
-    A tree that is grown on a bag has no more rows in a leaf than reach it, and in all about the
-    declared share of the rows; no share is known where label or loss choose them. A tree of Dask's
-    workers only estimates the counts of its leaves: their sum is compared.
-    """
-    params = _params_used(context)
-    sampled = sorted(_SAMPLING & params.keys())
-    has_counts = context.spec.training.engine != "dask"
-    if sampled and not has_counts:
-        reason = f"The spec chooses the rows of each tree by label or loss ({', '.join(sampled)})."
-        return not_applicable("fitted_rows", reason)
-    fraction = None if sampled else _bag_fraction(params)
-    split = context.split
-    rows = rows_before_holdout(context)
-    sums, n_different = _compare_leaves(context.trained, rows, fraction, has_counts=has_counts)
-    n_trees, n_grown = len(sums), max(sums, default=0)
-    if context.challenger.evaluated is not None:
-        of_served = (context.served, context.all_rows, fraction)
-        sums, n_different_served = _compare_leaves(*of_served, has_counts=has_counts)
-        n_trees += len(sums)
-        n_different += n_different_served
-    if not n_trees:
-        return not_applicable("fitted_rows", "No tree has a split.")
-    bag = ", each on some of them" if fraction is None else ""
-    if fraction is not None and fraction < 1:
-        bag = f", each on {fraction:.0%} of them"
-    reason = (
-        f"The trees were grown on {n_grown:,} rows, the split has {rows.num_rows:,} for them"
-        f"{bag} ({split.train}, {split.validation}); in {n_trees} tree(s) the leaves differ by "
-        f"{n_different:,}."
-    )
-    facts = {"n_grown": n_grown, "n_rows": rows.num_rows, "fraction": fraction}
-    return at_most("fitted_rows", n_different, 0, reason, **facts)
-
-
-def _params_used(context: PromotionContext) -> dict[str, object]:
-    """Return LightGBM's parameters: those of the spec, and those that its search has chosen."""
-    training = context.spec.training
-    params: dict[str, object] = dict(training.params)
-    chosen = context.trained.training.get("search", {}).get("params", {})
-    # The files may say only what the spec lets a search choose.
-    names = training.search.parameters if training.search else {}
-    return params | {name: chosen[name] for name in names if name in chosen}
-
-
-def _bag_fraction(params: dict[str, object]) -> float:
-    """Return the share of the rows that a tree is grown on; 1 without a bag."""
-
-    def first(names: tuple[str, ...], default: float) -> float:
-        values = [params[name] for name in names if name in params]
-        return float(str(values[0])) if values else default
-
-    # LightGBM draws no bag unless it is told after how many trees to draw the next one.
-    return first(_FRACTIONS, 1.0) if first(_FREQUENCIES, 0.0) > 0 else 1.0
-
-
-def _compare_leaves(
-    model: TrainedModel, rows: pa.Table, fraction: float | None, *, has_counts: bool
-) -> tuple[list[int], int]:
-    """Send rows through a model's trees.
-
-    Args:
-        model: Its trees.
-        rows: The rows that were meant for them.
-        fraction: Share of them that each tree was grown on; None if it is not known.
-        has_counts: The trees have counted the rows of each leaf.
-
-    Returns:
-        The rows that each tree with a split was grown on, and by how many rows all differ.
-    """
-    # A tree without a split may have no counts.
-    grown = [np.asarray(tree.leaf_counts, np.int64) for tree in model.trees]
-    sums = [int(of_tree.sum()) for of_tree in grown if of_tree.size > 1]
-    n_different = 0
-    is_bagged = fraction is None or fraction < 1
-    if fraction is not None and (is_bagged or not has_counts):
-        n_meant = fraction * rows.num_rows
-        tolerance = BAG_DEVIATIONS * np.sqrt(n_meant * (1 - fraction))
-        n_off = np.ceil(np.abs(np.array(sums) - n_meant) - tolerance)
-        n_different += int(np.maximum(n_off, 0).sum())
-    if not has_counts:
-        return sums, n_different
-    for of_tree, reached in zip(grown, _leaf_counts(model, rows), strict=True):
-        if of_tree.size > 1:
-            difference = of_tree - reached
-            # Rows that a bag has left out are missing in its leaves.
-            counted = np.maximum(difference, 0) if is_bagged else np.abs(difference)
-            n_different += int(counted.sum())
-    return sums, n_different
-
-
-def _leaf_counts(model: TrainedModel, rows: pa.Table) -> list[Integers]:
-    """Return how many rows reach each leaf, by tree."""
-    counts = [np.zeros(max(1, len(tree.leaf_counts)), np.int64) for tree in model.trees]
-    # The leaves of all rows in all trees at once would take gigabytes.
-    for start in range(0, rows.num_rows, LEAF_ROWS):
-        matrix = model.encode(rows.slice(start, LEAF_ROWS))
-        leaves = leaf_numbers(model.booster, matrix).astype(np.int64)
-        for number, reached in enumerate(leaves.T):
-            counts[number] += np.bincount(reached, minlength=counts[number].size)
-    return counts
 
 
 def evidence_rows(context: PromotionContext) -> Criterion:

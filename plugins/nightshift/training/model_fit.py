@@ -57,7 +57,7 @@ class Members:
 
     Attributes:
         signature: Features and levels.
-        trees: The trees of each seed; text models.
+        trees: The trees of each night and seed; text models.
         linear: The linear member; None without one.
         n_rounds: Trees that count in each text; -1 for all.
     """
@@ -87,7 +87,7 @@ class RecipeFit:
         model: The model; without reference profile, deciles and metrics.
         members: Its members.
         scores: Out-of-fold scores of the validation days.
-        n_rounds: Trees of each seed.
+        n_rounds: Trees of each night and seed.
     """
 
     model: TrainedModel
@@ -274,5 +274,5 @@ def _moved(calibration: dict[str, Any], offset: float) -> dict[str, Any]:
 def _no_line(signature: Signature) -> LinearMember:
     """Return a linear member that adds nothing."""
     return LinearMember.empty(
-        len(signature.numeric), [len(levels) for _, levels in signature.categorical]
+        len(signature.number_names), [len(levels) for _, levels in signature.categorical]
     )

@@ -44,7 +44,7 @@ def describe(rows: pa.Table, signature: Signature, score: Vector) -> dict[str, A
     """
     return {
         "numeric": {name: profile_numbers(numbers(rows, name)) for name in signature.numeric},
-        "categorical": {name: _profile_levels(rows, name) for name, _ in signature.categorical},
+        "categorical": {name: _profile_levels(rows, name) for name in signature.text_names},
         "score": profile_numbers(score),
     }
 

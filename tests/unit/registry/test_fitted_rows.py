@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -9,13 +10,17 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from tests.unit.backtest.test_nightly_models import SPEC, world
 from tests.unit.training.test_recipe import SPLIT, WINDOW, fit, spec_with
+from tests.unit.training.test_target_encoding import spec_of, with_depots
 
-from nightshift.registry import sanity_checks
+from nightshift.registry.leaks import fitted_trees
 from nightshift.registry.leaks.fitted_line import line_difference
 from nightshift.registry.sanity_checks import fitted_rows
 from nightshift.training.splits import rows_of
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nightshift.contracts.model_spec import ModelSpec
     from nightshift.models.trained_model import TrainedModel
     from nightshift.registry.checks import Criterion
     from nightshift.registry.promotion_context import PromotionContext
@@ -34,11 +39,13 @@ def check(
     served: TrainedModel,
     params: dict[str, object],
     part: str = "fitted_rows",
+    spec: ModelSpec | None = None,
+    rows: pa.Table | None = None,
 ) -> Criterion:
     context = SimpleNamespace(
-        spec=spec_with(params=params),
+        spec=spec or spec_with(params=params),
         split=SPLIT,
-        all_rows=rows_of(world(), WINDOW),
+        all_rows=rows_of(world() if rows is None else rows, WINDOW),
         trained=trained,
         served=served,
         challenger=SimpleNamespace(evaluated="files of the evaluated model"),
@@ -51,7 +58,7 @@ def test_honest_bags_pass(training: TrainingResult, monkeypatch: pytest.MonkeyPa
     honest = check(training.evaluated, training.served, BAGS)
     assert honest.verdict.value == "passed", honest.reason
     # Slices of the rows give the same counts.
-    monkeypatch.setattr(sanity_checks, "LEAF_ROWS", 7)
+    monkeypatch.setattr(fitted_trees, "LEAF_ROWS", 7)
     assert check(training.evaluated, training.served, BAGS).reason == honest.reason
 
 
@@ -106,3 +113,50 @@ def test_a_line_alone_is_checked_and_a_model_without_one_is_not(training: Traini
     trees = [replace(model, linear=None) for model in (training.evaluated, training.served)]
     none = check(trees[0], trees[1], BAGS, "fitted_rows[line]")
     assert none.verdict.value == "not_applicable"
+
+
+@pytest.mark.parametrize("params", [SPEC.training.params, BAGS])
+def test_trees_of_averaged_nights_have_the_rows_of_a_window(params: dict[str, object]) -> None:
+    spec = spec_with(params=params, recipe={"averaged_nights": 3})
+    nights = fit(spec, world())
+    honest = check(nights.evaluated, nights.served, params, spec=spec)
+    assert honest.verdict.value == "passed", honest.reason
+    assert "3 windows" in honest.reason
+    # Days that judge are in no window of the evaluated model.
+    seen = check(nights.served, nights.served, params, spec=spec)
+    assert seen.verdict.value == "failed", seen.reason
+
+
+def test_a_tree_of_no_window_is_refused_next_to_trees_of_the_declared_ones() -> None:
+    spec = spec_with(recipe={"averaged_nights": 3})
+    nights, alone = fit(spec, world()), fit(spec_with(), world())
+    assert nights.evaluated is not None
+    assert alone.evaluated is not None
+    # All days before the hold-out: a window of its own, longer than the three.
+    longer = check(alone.evaluated, nights.served, {}, spec=spec)
+    assert longer.verdict.value == "failed", longer.reason
+    # Nor has a model of one night trees of three.
+    other = check(nights.evaluated, alone.served, {}, spec=spec_with())
+    assert other.verdict.value == "failed", other.reason
+
+
+def test_encodings_of_other_rows_are_refused_next_to_honest_trees() -> None:
+    rows = with_depots(has_effect=True)
+    document = spec_of(["depot"], ["depot"]).model_dump(mode="json")
+    document["training"]["recipe"]["linear"]["shares"] = [0.0]
+    spec = type(SPEC).model_validate_json(json.dumps(document))
+    encoded = fit(spec, rows)
+    evaluated, served = encoded.evaluated, encoded.served
+    assert evaluated is not None
+    name = "fitted_rows[encoding]"
+    for part in ("fitted_rows", name):
+        honest = check(evaluated, served, {}, part, spec, rows)
+        assert honest.verdict.value == "passed", honest.reason
+
+    # What the days that judge say of a depot, in a model whose trees never saw them.
+    seen = replace(evaluated, signature=served.signature)
+    assert check(seen, served, {}, "fitted_rows", spec, rows).verdict.value == "passed"
+    refused = check(seen, served, {}, name, spec, rows)
+    assert refused.verdict.value == "failed", refused.reason
+    # Trees that saw the days that judge are found with encodings too.
+    assert check(served, served, {}, "fitted_rows", spec, rows).verdict.value == "failed"

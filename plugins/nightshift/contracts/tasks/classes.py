@@ -106,6 +106,8 @@ def _training_problems(spec: ModelSpec) -> Iterator[str]:
     # What raises the share of a class lowers that of its rivals.
     if recipe.directions:
         yield "no training.recipe.increasing or decreasing (a class falls where another rises)"
+    if recipe.target_encoding.columns:
+        yield "no training.recipe.target_encoding (the number of a class has no mean)"
     if recipe.costs is not None or spec.positive_threshold is not None:
         yield "no training.recipe.costs and positive_threshold (the likeliest class is predicted)"
     if training.objective is not None:

@@ -100,7 +100,7 @@ def line_difference(spec: ModelSpec, model: TrainedModel, rows: pa.Table) -> flo
     """
     assert model.linear is not None  # noqa: S101 - the caller has asked
     fit_rows = FitRows(spec, rows)
-    # Levels are learnt from the rows of the fit.
+    # Levels, and what their labels say, are learnt from the rows of the fit.
     if fit_rows.signature != model.signature:
         return float("inf")
     share = model.training.get("linear_share", 1.0)

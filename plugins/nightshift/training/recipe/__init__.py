@@ -1,1 +1,1 @@
-"""A recipe: trees of several seeds and a linear member, put together by out-of-fold days."""
+"""A recipe: trees of several seeds and nights, and a linear member; out-of-fold days choose."""

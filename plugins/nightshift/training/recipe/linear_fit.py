@@ -120,7 +120,7 @@ def fit_linear(
     """
     rows = rows.sampled()
     design = _Design([], [], [])
-    n_numeric = len(signature.numeric)
+    n_numeric = len(signature.number_names)
     scales = [
         _add_numeric(
             design,
@@ -309,7 +309,7 @@ def _signs(
     signs = np.zeros(len(design.columns) + 1)
     position = 0
     for name, scale in zip(
-        signature.numeric,
+        signature.number_names,
         scales,
         strict=True,
     ):

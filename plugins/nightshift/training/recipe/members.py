@@ -16,6 +16,7 @@ from nightshift.kernels import thread_count
 from nightshift.models.predictions import group_codes
 from nightshift.models.signature import encode, encode_columns, learn_signature, numbers
 from nightshift.training.recipe.linear_fit import LinearRows, fit_linear
+from nightshift.training.recipe.target_encoding import encode_targets
 from nightshift.training.trees.boosting import (
     LAMBDARANK,
     MAXIMUM_GROUP_ROWS,
@@ -28,10 +29,12 @@ from nightshift.training.trees.boosting import (
 from nightshift.training.trees.dask_trees import grow_trees_on_dask
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pyarrow as pa
 
     from nightshift.contracts.model_spec import ModelSpec
-    from nightshift.models.arrays import Integers, Matrix, Vector
+    from nightshift.models.arrays import Integers, Mask, Matrix, Vector
     from nightshift.models.linear_member import LinearMember
     from nightshift.models.signature import Signature
 
@@ -74,16 +77,31 @@ NO_PATHS = FitPaths()
 
 
 @dataclass(frozen=True)
+class LearntColumns:
+    """What the rows of a window say about the columns of the matrix.
+
+    Attributes:
+        signature: Names, levels, and the encoded categories as scoring reads them.
+        as_of: Values of the encoded categories of the rows themselves, by name; shape (n,).
+    """
+
+    signature: Signature
+    as_of: Mapping[str, Vector]
+
+
+@dataclass(frozen=True)
 class FitRows:
     """Rows that members are fitted on.
 
     Attributes:
         spec: Features, label and recipe.
         rows: In their total order, of a ranking group by group; shape (n, any).
+        given: Columns that a longer window has learnt; None learns them from these rows alone.
     """
 
     spec: ModelSpec
     rows: pa.Table
+    given: LearntColumns | None = None
 
     def __post_init__(self) -> None:
         """Bring the rows of a ranking together by group, as LightGBM reads them."""
@@ -91,9 +109,78 @@ class FitRows:
         object.__setattr__(self, "rows", in_group_order(self.spec, self.rows))
 
     @cached_property
+    def columns(self) -> LearntColumns:
+        """Return names, levels and encodings."""
+        if self.given is not None:
+            return self.given
+        encoded, as_of = encode_targets(
+            self.spec,
+            self.rows,
+            self.label,
+            self.day,
+        )
+        signature = learn_signature(
+            self.spec.features,
+            self.rows,
+            encoded,
+        )
+        return LearntColumns(signature, as_of)
+
+    @property
     def signature(self) -> Signature:
-        """Return names and levels; the levels are learnt from these rows alone."""
-        return learn_signature(self.spec.features, self.rows)
+        """Return names, levels and encodings as scoring reads them."""
+        return self.columns.signature
+
+    def matrix(self, start: int = 0, n_rows: int | None = None) -> Matrix:
+        """Return the matrix of the fit, or of some of its rows; shape (n, k).
+
+        Args:
+            start: Index of the first row.
+            n_rows: At most; None for all that follow.
+        """
+        part = self.rows.slice(start, n_rows)
+        stop = start + part.num_rows
+        as_of = {}
+        for name, values in self.columns.as_of.items():
+            as_of[name] = values[start:stop]
+        return encode(part, self.signature, as_of)
+
+    @property
+    def windows(self) -> list[Mask]:
+        """Return which rows each night's trees are grown on, the newest night first.
+
+        All windows have the same length, so tomorrow's have all nights but one in common with
+        today's.
+        """
+        n_windows = self.spec.training.recipe.averaged_nights
+        oldest, newest = self.day.min(), self.day.max()
+        windows = []
+        for age in range(n_windows):
+            first = oldest + n_windows - 1 - age
+            last = newest - age
+            windows.append((self.day >= first) & (self.day <= last))
+        return windows
+
+    def within(self, window: Mask) -> FitRows:
+        """Return the rows of a window, with the columns of these: trees of one model share them.
+
+        Args:
+            window: Which rows; shape (n,).
+        """
+        if window.all():
+            return self
+        as_of = {}
+        for name, values in self.columns.as_of.items():
+            as_of[name] = values[window]
+        columns = LearntColumns(
+            self.signature,
+            as_of,
+        )
+        return FitRows(
+            self.spec,
+            self.rows.filter(window),
+            columns,
+        )
 
     @cached_property
     def label(self) -> Vector:
@@ -225,27 +312,29 @@ def watched_trees(fit_rows: FitRows, watched: pa.Table, paths: FitPaths, name: s
 
 
 def averaged_trees(fit_rows: FitRows, n_rounds: int, paths: FitPaths, name: str) -> list[str]:
-    """Grow so many trees with each seed of the recipe; return the text models."""
+    """Grow so many trees on each night's window with each seed; return the text models."""
     plan = replace(fit_plan(fit_rows.spec, fit_rows.signature), n_rounds=n_rounds)
-    models = []
-    for number in range(fit_rows.spec.training.recipe.seeds):
-        # Segments of one fit take the following seeds, so those of two fits are far apart.
-        seeded = replace(plan, seed=plan.seed + 10_007 * number)
-        grown = _grow(
-            fit_rows,
-            None,
-            seeded,
-            paths,
-            f"{name}-{number}",
-        )
-        models.append(first_trees(grown.text, n_rounds))
+    models: list[str] = []
+    for window in fit_rows.windows:
+        of_night = fit_rows.within(window)
+        for number in range(fit_rows.spec.training.recipe.seeds):
+            # Segments of one fit take the following seeds, so those of two fits are far apart.
+            seeded = replace(plan, seed=plan.seed + 10_007 * number)
+            grown = _grow(
+                of_night,
+                None,
+                seeded,
+                paths,
+                f"{name}-{len(models)}",
+            )
+            models.append(first_trees(grown.text, n_rounds))
     return models
 
 
 def linear_member(fit_rows: FitRows) -> LinearMember:
     """Fit the linear member of the recipe."""
     spec = fit_rows.spec
-    matrix = encode(fit_rows.rows, fit_rows.signature)
+    matrix = fit_rows.matrix()
     weight = np.ones(len(matrix)) if fit_rows.weight is None else fit_rows.weight
     rows = LinearRows(
         matrix,
@@ -272,7 +361,9 @@ def _grow(
     name: str,
     watched_groups: Integers | None = None,
 ) -> Fit:
-    train = (encode_columns(fit_rows.rows, fit_rows.signature), fit_rows.label)
+    learnt = fit_rows.columns
+    columns = encode_columns(fit_rows.rows, learnt.signature, learnt.as_of)
+    train = (columns, fit_rows.label)
     if fit_rows.spec.training.engine == "dask":
         return grow_trees_on_dask(
             train,
