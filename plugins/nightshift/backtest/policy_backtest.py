@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nightshift.settings import Settings
 
 _UNIT_SECONDS = {
-    "training": 1.6,
+    "training": 6.0,
     "monitoring": 0.4,
     "gate": 0.3,
     "policy": 8.0,
