@@ -18,7 +18,7 @@ class Answers(AirflowApi):
         self._answers = answers
         self.queries: list[dict] = []
 
-    def _call(self, method: str, path: str, *, params: dict | None = None, **_: object) -> dict:
+    def call(self, method: str, path: str, *, params: dict | None = None, **_: object) -> dict:
         self.queries.append(params or {})
         return self._answers[path.rpartition("/")[2]]
 
