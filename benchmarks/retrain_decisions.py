@@ -47,7 +47,6 @@ from nightshift.contracts.partitions import Partition, PartitionRange
 from nightshift.contracts.run import RunContext
 from nightshift.contracts.training_spec import Weekday
 from nightshift.monitoring.columns.night_series import SCORE, Profile
-from nightshift.monitoring.columns.reference import ColumnReference
 from nightshift.monitoring.columns.reference_reader import MAX_RECENT_DAYS, PublishedColumns
 from nightshift.monitoring.columns.slow_change import MAX_SLOW_DAYS
 from nightshift.monitoring.context import MaturedResult
@@ -126,19 +125,9 @@ class SimulatedColumns(ReplayedColumns):
     def reader(self) -> ReferenceReader:
         return cast("ReferenceReader", SimulatedReader(self.partitions))
 
-    def reference(self, champion: Champion) -> ColumnReference:
-        if champion.reference is None:
-            loads = {day: day.toordinal() for day in champion.window.days}
-            scores = {}
-            for day, sketch in champion.training_scores().items():
-                scores[day] = {SCORE: summarize(sketch)}
-            champion.reference = ColumnReference.of(
-                self.reader.summaries(loads),
-                self.reader.orders(loads),
-                scores,
-                self.spec.monitoring.drift_limit,
-            )
-        return champion.reference
+    def training_loads(self, champion: Champion) -> dict[dt.date, int]:
+        # A load of these nights is the number of its day.
+        return {day: day.toordinal() for day in champion.window.days}
 
     def feeds(self) -> dict[str, list[str]]:
         return {}

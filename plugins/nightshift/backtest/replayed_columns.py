@@ -38,9 +38,7 @@ class ReplayedColumns(PartitionColumns):
     def reference(self, champion: Champion) -> ColumnReference:
         """Return what is usual of the columns of the model that served this partition."""
         if champion.reference is None:
-            # The features are published in the backtest's warehouse; scores and sets are not.
-            dataset = self.spec.features_dataset
-            loads = published_loads(self.conn, dataset, champion.window)
+            loads = self.training_loads(champion)
             scores = {}
             for day, sketch in champion.training_scores().items():
                 scores[day] = {SCORE: summarize(sketch)}
@@ -51,6 +49,11 @@ class ReplayedColumns(PartitionColumns):
                 self.spec.monitoring.drift_limit,
             )
         return champion.reference
+
+    def training_loads(self, champion: Champion) -> dict[dt.date, int]:
+        """Return the feature loads of a champion's training days."""
+        # The features are published in the backtest's warehouse; scores and sets are not.
+        return published_loads(self.conn, self.spec.features_dataset, champion.window)
 
     @cached_property
     def fault_history(self) -> FaultHistory:

@@ -88,6 +88,13 @@ def test_other_unit_within_the_usual_range_is_named(ratio: float) -> None:
     assert kinds(ratio * tonight) == ["unknown values"]
 
 
+@pytest.mark.parametrize("infinite", [np.inf, -np.inf])
+def test_infinite_number_is_on_no_grid_and_ends_no_night(infinite: float) -> None:
+    assert find_grid(np.append(KNOT * np.arange(30.0), infinite)) is None
+    tonight = np.where(np.arange(90) == 7, infinite, gusts(N_NIGHTS + 3))
+    assert kinds(tonight) != []
+
+
 def test_number_that_never_was_but_is_on_the_grid_is_none() -> None:
     assert kinds(np.where(np.arange(90) % 3, gusts(N_NIGHTS + 3), 401 * KNOT)) == []
 

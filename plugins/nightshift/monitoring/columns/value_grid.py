@@ -6,6 +6,7 @@ were converted to miles an hour lie on multiples of 1.15, and no wind in metres 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,8 @@ class ValueGrid:
 
     def distance(self, number: float) -> float:
         """Return how far a number is from the grid, in steps: 0 to 0.5."""
+        if not math.isfinite(number):
+            return 0.5
         position = (number - self.origin) / self.step
         nearest = round(position)
         return abs(position - nearest)
@@ -61,7 +64,7 @@ def agreed_grid(nightly: Doubles) -> ValueGrid | None:
     """Return the grid of some nights' numbers; None if they have none, or are too few to tell.
 
     Args:
-        nightly: Finite numbers of each night; shape (nights, numbers).
+        nightly: Numbers of each night; shape (nights, numbers). Infinite ones are on no grid.
     """
     # A rare number in between is no surprise once half of the nights did not know it.
     first = find_grid(nightly[::2])
@@ -80,7 +83,7 @@ def find_grid(numbers: Doubles) -> ValueGrid | None:
     """Return the grid that all numbers lie on; None if they have none, or are too few to tell.
 
     Args:
-        numbers: Finite, in any order and shape.
+        numbers: In any order and shape.
     """
     unique = np.unique(numbers)
     n_numbers = unique.size
